@@ -1,0 +1,153 @@
+// Dot products of a few rows with a few other rows, both dense along the summed dimension: the
+// inner loop of matrix products that are bound by reading `w` once.
+#pragma once
+
+#include "simd.h"
+
+namespace radix::RADIX_ISA {
+
+// Sums four vectors at once; the result's lanes 0..3 are the sums of a, b, c, d.
+typedef float Quad __attribute__((vector_size(16)));
+
+RADIX_INLINE Quad quad_of(Vec v) {
+#if defined(__AVX2__)
+  typedef float Octet __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+  const Octet o = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                  __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  const Octet o = v;
+#endif
+  return __builtin_shufflevector(o, o, 0, 1, 2, 3) + __builtin_shufflevector(o, o, 4, 5, 6, 7);
+#else
+  return v;
+#endif
+}
+
+RADIX_INLINE float lane_sum(Vec v) {
+  const Quad q = quad_of(v);
+  const Quad h = q + __builtin_shufflevector(q, q, 2, 3, 0, 1);
+  return h[0] + h[1];
+}
+
+// How one element type of `w` is multiplied. `kStep` elements of w are read at a time.
+struct DotF32 {
+  using W = float;
+  using X = float;
+  static constexpr int kStep = kLanes;
+  static constexpr int kParts = 1;
+};
+
+// bf16 read as pairs: the high halves are f32 once the low ones are cleared, the low ones once
+// shifted, so `x` is f32 in the order of `pair_order` and nothing is unpacked.
+struct DotPairs {
+  using W = bf16;
+  using X = float;
+  static constexpr int kStep = 2 * kLanes;
+  static constexpr int kParts = 2;
+};
+
+#if defined(__AVX512BF16__)
+struct DotNative {
+  using W = bf16;
+  using X = bf16;
+  static constexpr int kStep = 2 * kLanes;
+  static constexpr int kParts = 1;
+};
+RADIX_INLINE Vec dot_pairs(Vec acc, Bits a, Bits b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+// acc[r][t] += w[r, k : k + kStep] . x[t, k : k + kStep]
+template <class Dot, int R, int T>
+RADIX_INLINE void dot_step(Vec (&acc)[R][T], const typename Dot::W* const (&w)[R],
+                           const typename Dot::X* const (&x)[T], int64_t k) {
+  if constexpr (Dot::kStep == kLanes) {
+    Vec xv[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) xv[t] = load(x[t] + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec wv = load(w[r] + k);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) acc[r][t] += wv * xv[t];
+    }
+  } else if constexpr (Dot::kParts == 2) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Vec xv[T];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) xv[t] = load(x[t] + k + half * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Bits pairs = load_bits(w[r] + k);
+        const Vec wv = half == 0 ? (Vec)(pairs << 16) : (Vec)(pairs & 0xffff0000u);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) acc[r][t] += wv * xv[t];
+      }
+    }
+  }
+#if defined(__AVX512BF16__)
+  else {
+    Bits xv[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) xv[t] = load_bits(x[t] + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Bits wv = load_bits(w[r] + k);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) acc[r][t] = dot_pairs(acc[r][t], wv, xv[t]);
+    }
+  }
+#endif
+}
+
+// out[t * out_stride + r] = w[r] . x[t] for R rows of w and T rows of x, over `depth` elements.
+// x is padded with zeros to a multiple of kStep; w is not read past its end. `ahead` is the distance in
+// elements of what to prefetch of w.
+template <class Dot, int R, int T>
+RADIX_INLINE void dot_tile(const typename Dot::W* w, int64_t w_stride, const typename Dot::X* x,
+                           int64_t x_stride, int64_t depth, int64_t ahead, float* out,
+                           int64_t out_stride) {
+  const typename Dot::W* ws[R];
+  const typename Dot::X* xs[T];
+  Vec acc[R][T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) xs[t] = x + t * x_stride;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    ws[r] = w + r * w_stride;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) acc[r][t] = Vec{};
+  }
+  const int64_t whole = depth / Dot::kStep * Dot::kStep;
+  int64_t k = 0;
+  for (; k < whole; k += Dot::kStep) {
+    if (ahead != 0) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) __builtin_prefetch(ws[r] + k + ahead, 0, 0);
+    }
+    dot_step<Dot, R, T>(acc, ws, xs, k);
+  }
+  if (k < depth) {
+    typename Dot::W rest[R][Dot::kStep] = {};
+    const typename Dot::W* rests[R];
+    const typename Dot::X* xr[T];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      for (int64_t i = k; i < depth; ++i) rest[r][i - k] = ws[r][i];
+      rests[r] = rest[r];
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) xr[t] = xs[t] + k;
+    dot_step<Dot, R, T>(acc, rests, xr, 0);
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) out[t * out_stride + r] = lane_sum(acc[r][t]);
+  }
+}
+
+}  // namespace radix::RADIX_ISA

@@ -1,0 +1,1 @@
+"""radixrt: language-model programs over a prefix-sharing runtime."""

@@ -1,0 +1,218 @@
+"""A held path of the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from radixrt.cache.node import TOKEN_BYTES, Node, encode, page_ids
+from radixrt.cache.pages import Int32
+from radixrt.cache.tree import Tree
+from radixrt.errors import InvalidArgument
+
+
+class TailPage(NamedTuple):
+    """A page of the tree whose first ``num_tokens`` tokens continue the match."""
+
+    page: int
+    num_tokens: int
+
+
+class Extension(NamedTuple):
+    """What ``Lease.extend`` made of the caller's pages.
+
+    ``pages``       int32: the canonical pages of the lease's path, full pages only
+    ``duplicates``  int32: pages whose tokens the tree had already; they stay the caller's
+    """
+
+    pages: Int32
+    duplicates: Int32
+
+
+class Lease:
+    """A path that stays in the tree until ``release()`` or ``park()``.
+
+    A request with n tokens and a lease of m (a multiple of the page size):
+
+        0 ────────────── m ──────────────── n
+        │ tree's, locked │ the request's own │
+
+    ``num_tokens`` is m and ``pages`` (int32 [m / page size]) are the tree's, valid until the lease
+    is released or parked. ``tail`` is a page of the tree whose first tokens continue the match:
+    copy it into a page of your own, then ``drop_tail()``.
+
+    One thread, the cache's, uses a lease.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        clock: Callable[[], float],
+        node: Node,
+        tail: tuple[Node, int] | None,
+        num_tokens: int,
+        pages: Int32,
+    ) -> None:
+        self.num_tokens = num_tokens
+        self.pages = pages
+        self.tail: TailPage | None = None
+        self._tree = tree
+        self._clock = clock
+        self._node = node
+        self._tail_node: Node | None = None
+        self._state = "held"
+        if tail is not None:
+            self._tail_node, tail_tokens = tail
+            self.tail = TailPage(int(page_ids(self._tail_node.pages)[0]), tail_tokens)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the path is locked: neither parked nor released yet."""
+        return self._state in ("held", "final")
+
+    def drop_tail(self) -> None:
+        """Unlock the tail page; call it once its copy is done. Idempotent."""
+        self.tail = None
+        if self._tail_node is not None:
+            node, self._tail_node = self._tail_node, None
+            self._tree.unlock(node)
+
+    def extend(self, token_ids: Int32, pages: Int32, *, final: bool = False) -> Extension:
+        """Insert a sequence the lease begins with; the lease then covers all its full pages.
+
+        ``token_ids`` int32 [n] is the whole sequence, ``pages`` int32 [≥ n / page size] a page for
+        each page of it; the first ``len(self.pages)`` entries are not looked at. Pages behind them
+        become the tree's where the tree lacked their tokens, else they are returned as duplicates.
+        A last page that is not full stays the caller's, unless ``final``: then it is treated like
+        the others, and this was the lease's last ``extend``. Pages past the sequence stay the
+        caller's.
+
+        Raises ``InvalidArgument`` when the lease is not held or the arrays do not fit it.
+        """
+        tree, page_bytes = self._tree, self._tree.page_bytes
+        num_old = len(self.pages)
+        self._check_extend(len(token_ids), len(pages), final)
+        key = encode(token_ids[self.num_tokens :])
+        num_tail = len(key) % page_bytes
+        full = key[: len(key) - num_tail]
+        own = np.ascontiguousarray(
+            pages[num_old : num_old + -(-len(key) // page_bytes)], dtype=np.int32
+        )
+        found = tree.match(self._node, full)
+        path = found.path
+        if found.child is not None and found.split:
+            path.append(tree.split(found.child, found.split))
+        end = path[-1] if path else self._node
+        tree.move_lock(self._node, end)
+        tree.touch(end, self._node.used)
+        num_known = (found.matched + found.split) // page_bytes
+        new = own[num_known : len(full) // page_bytes]
+        canonical = [self.pages, page_ids(b"".join([node.pages for node in path])), new]
+        if len(new):
+            end = tree.append(end, full[num_known * page_bytes :], new.tobytes())
+        duplicates = [own[:num_known]]
+        self._node = end
+        if final:
+            self._state = "final"
+            if num_tail and not self._append_partial(key[len(full) :], own[-1:]):
+                duplicates.append(own[-1:])
+        self.num_tokens += len(full) // TOKEN_BYTES
+        self.pages = np.concatenate(canonical)
+        extension = Extension(self.pages, np.concatenate(duplicates))
+        tree.counters.duplicate_pages += len(extension.duplicates)
+        return extension
+
+    def park(self, bias_s: float) -> None:
+        """Turn the lock into a wish: evictable, ordered as if used ``bias_s`` seconds from now.
+
+        The pages are no longer valid; ``acquire`` again to use them. Nothing is left to be done
+        when they are evicted. ``release()`` still ends the lease.
+        """
+        if not self.is_held:
+            raise InvalidArgument("lease", self._state, "only a held lease can be parked, once")
+        self.drop_tail()
+        now = self._clock()
+        self._tree.touch(self._node, now + bias_s)
+        self._tree.park(self._node)
+        self._tree.unlock(self._node)
+        self._forget("parked")
+
+    def release(self, *, ended: bool = False) -> None:
+        """Let go of the path. Idempotent.
+
+        ``ended`` says that the program has ended: what it alone has used is evicted first.
+        """
+        if self._state == "released":
+            return
+        now = self._clock()
+        if self._state == "parked":
+            self._tree.unpark(self._node)
+        else:
+            self.drop_tail()
+            self._tree.touch(self._node, now)
+            self._tree.unlock(self._node)
+        if ended:
+            self._tree.end(self._node, now)
+        self._forget("released")
+
+    def path(self) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(node serial, start, end)`` of the held path in tokens, deepest node first.
+
+        Leases that share a run yield the same serial for it, until the tree next changes.
+        """
+        node: Node | None = self._node if self.is_held else None
+        end = self.num_tokens
+        while node is not None and node.parent is not None:
+            if len(node.key) >= self._tree.page_bytes:
+                yield node.serial, end - node.num_tokens, end
+                end -= node.num_tokens
+            node = node.parent
+
+    def _check_extend(self, num_tokens: int, num_pages: int, final: bool) -> None:
+        if self._state != "held":
+            raise InvalidArgument("lease", self._state, "acquire a new lease to extend")
+        if num_tokens < self.num_tokens:
+            way_out = f"give the whole sequence, the lease covers {self.num_tokens} tokens of it"
+            raise InvalidArgument("token_ids", f"{num_tokens} tokens", way_out)
+        page_size = self._tree.page_bytes // TOKEN_BYTES
+        needed = -(-num_tokens // page_size) if final else num_tokens // page_size
+        if num_pages < needed:
+            raise InvalidArgument(
+                "pages", f"{num_pages} pages", f"give all {needed} of the sequence"
+            )
+
+    def _append_partial(self, key: bytes, page: Int32) -> bool:
+        _, longer = self._node.children.neighbours(key)
+        if longer is not None and longer.startswith(key):
+            return False
+        self._node = self._tree.append(self._node, key, page.tobytes())
+        return True
+
+    def _forget(self, state: str) -> None:
+        self._state = state
+        self.num_tokens = 0
+        self.pages = self.pages[:0]
+
+
+def acquire(tree: Tree, clock: Callable[[], float], namespace: str, key: bytes) -> Lease:
+    """Lock and touch the longest path that ``key`` begins with."""
+    root = tree.root(namespace)
+    found = tree.match(root, key)
+    path, tail = found.path, None
+    if found.child is not None and found.split:
+        path.append(tree.split(found.child, found.split))
+    if found.child is not None and found.tail:
+        # The tail's page becomes a node of its own, so that its lock pins one page, not a long run.
+        node = found.child
+        if node.num_pages > 1:
+            node = tree.split(node, tree.page_bytes)
+        tail = node, found.tail // TOKEN_BYTES
+    end = path[-1] if path else root
+    tree.lock(end)
+    tree.touch(end, clock())
+    if tail is not None:
+        tree.lock(tail[0])
+    pages = page_ids(b"".join([node.pages for node in path]))
+    return Lease(tree, clock, end, tail, (found.matched + found.split) // TOKEN_BYTES, pages)

@@ -1,0 +1,108 @@
+"""A node of the radix tree, and the form its tokens are kept in."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.cache.sorted_dict import SortedDict
+
+Int32 = NDArray[np.int32]
+TOKEN_BYTES = 4
+PAGE_ID_BYTES = 4
+Place = tuple[int, float, int]
+
+
+class Node:
+    """A run of tokens and the pages that hold their K and V.
+
+    ``key``       the run's tokens as ``encode`` writes them
+    ``pages``     its page numbers, native int32; owned by the tree
+    ``children``  the runs that continue it, by their first page of key (a partial page: all of it)
+    ``locks``     held leases that end here, and children with a lock
+    ``parks``     parked leases that ended here, and children with one
+    ``used``      clock time of the last use that ended here, a bias included
+    ``is_ended``  its program has ended and nobody else has used it since
+    ``is_branch`` more than one run has continued it
+    ``place``     its key in the eviction order; None while it is not in it
+
+    A node is full (a multiple of the page size) or *partial*: a leaf of one page, not filled.
+    Growing, cutting the end and cutting the front of a bytearray are cheap at any length.
+    Splitting and merging keep the identity of the lower node, the one leases end at.
+    """
+
+    __slots__ = (
+        "children",
+        "is_branch",
+        "is_ended",
+        "key",
+        "locks",
+        "pages",
+        "parent",
+        "parks",
+        "place",
+        "serial",
+        "used",
+    )
+
+    def __init__(
+        self, serial: int, parent: Node | None, key: bytearray, pages: bytearray, used: float
+    ) -> None:
+        self.serial = serial
+        self.parent = parent
+        self.key = key
+        self.pages = pages
+        self.used = used
+        self.children: SortedDict[bytes, Node] = NO_CHILDREN
+        self.locks = 0
+        self.parks = 0
+        self.is_ended = False
+        self.is_branch = False
+        self.place: Place | None = None
+
+    def adopt(self, first_page: bytes, child: Node) -> None:
+        """Put ``child`` below this node, in place of one with the same first page of key."""
+        if self.children is NO_CHILDREN:
+            self.children = SortedDict()
+        self.children[first_page] = child
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the run."""
+        return len(self.pages) // PAGE_ID_BYTES
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the run."""
+        return len(self.key) // TOKEN_BYTES
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has left the tree; its parent still leads to what is left of its path."""
+        return self.parent is not None and not self.pages
+
+
+# Most nodes are leaves: one empty dict for all of them spares memory and garbage collection.
+NO_CHILDREN: Final[SortedDict[bytes, Node]] = SortedDict()
+
+
+def encode(token_ids: Int32) -> bytes:
+    """Return the tokens as big-endian words: the order of bytes is then the order of tokens, and a
+    longest common prefix is found next door in sorted order."""
+    return token_ids.astype(">u4").tobytes()
+
+
+def common_prefix(key: bytes, start: int, other: bytes | bytearray) -> int:
+    """Return how many bytes of ``key[start:]`` and ``other`` agree, in whole tokens."""
+    num = min(len(key) - start, len(other)) // TOKEN_BYTES
+    ours = np.frombuffer(key, np.uint32, num, start)
+    differs = ours != np.frombuffer(other, np.uint32, num)
+    first = int(differs.argmax()) if num else 0
+    return TOKEN_BYTES * (first if num and differs[first] else num)
+
+
+def page_ids(pages: bytes | bytearray) -> Int32:
+    """Return the page numbers in ``pages`` as an array of their own, int32."""
+    return np.frombuffer(pages, np.int32).copy()

@@ -1,0 +1,112 @@
+"""The prefix cache: which tokens' K and V are in which pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from radixrt.cache import lease as leases
+from radixrt.cache.counters import CacheCounters
+from radixrt.cache.invariants import check_tree
+from radixrt.cache.lease import Extension, Lease, TailPage
+from radixrt.cache.node import TOKEN_BYTES, encode
+from radixrt.cache.pages import Int32, PageAllocator
+from radixrt.cache.tree import Tree
+from radixrt.errors import InvalidArgument, OutOfPages
+
+__all__ = ["CacheCounters", "Extension", "Lease", "RadixCache", "TailPage"]
+
+
+class RadixCache:
+    """A radix tree over pages of tokens, one root a namespace; shares prefixes token by token.
+
+    The cache owns the pages of its nodes until it evicts them. free + cached + the callers' private
+    pages are always all pages of the allocator. One thread uses a cache; it takes no lock.
+
+    Source: RadixAttention (Zheng et al., SGLang, 2024), over pages and with copy on write of the
+    page in which a match ends.
+    """
+
+    def __init__(
+        self,
+        allocator: PageAllocator,
+        page_size: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if page_size < 1:
+            raise InvalidArgument("page_size", page_size, "a page holds at least 1 token")
+        self.page_size = page_size
+        self.counters = CacheCounters()
+        self._allocator = allocator
+        self._tree = Tree(allocator, page_size, self.counters)
+        self._clock = clock
+
+    @property
+    def num_cached(self) -> int:
+        """Pages the cache owns. O(1)."""
+        return self._tree.num_cached
+
+    @property
+    def num_evictable(self) -> int:
+        """Pages ``evict`` could give back now: those no held lease locks. Exact, O(1)."""
+        return self._tree.num_cached - self._tree.num_locked
+
+    @property
+    def num_leaves(self) -> int:
+        """Runs that could be evicted next: the unlocked leaves. O(1)."""
+        return len(self._tree.order)
+
+    def peek(self, namespace: str, token_ids: Int32) -> int:
+        """Return how many of the first tokens are cached, the tail included. Changes nothing."""
+        root = self._tree.roots.get(namespace)
+        return self._tree.match(root, encode(token_ids)).num_bytes // TOKEN_BYTES if root else 0
+
+    def acquire(self, namespace: str, token_ids: Int32) -> Lease:
+        """Lock and touch the longest cached prefix of ``token_ids`` (int32 [n]); may split nodes.
+
+        The lease covers its full pages and offers the page in which the match ends as ``tail``. It
+        may cover nothing; release it all the same.
+        """
+        lease = leases.acquire(self._tree, self._clock, namespace, encode(token_ids))
+        self.counters.acquired += 1
+        self.counters.asked_tokens += len(token_ids)
+        self.counters.hit_tokens += lease.num_tokens
+        self.counters.hit_tokens += lease.tail.num_tokens if lease.tail else 0
+        return lease
+
+    def take(self, num_pages: int) -> Int32:
+        """Return ``num_pages`` pages, the caller's from now on, evicting as many as are not free.
+
+        Raises ``OutOfPages``, and evicts none, when free and evictable pages are too few.
+        """
+        missing = num_pages - self._allocator.num_free
+        if missing > self.num_evictable:
+            raise OutOfPages(
+                f"{num_pages} pages asked for, {self._allocator.num_free} are free and "
+                f"{self.num_evictable} evictable"
+            )
+        self.evict(missing)
+        return self._allocator.take(num_pages)
+
+    def evict(self, num_pages: int) -> int:
+        """Give ``num_pages`` pages back to the allocator, or all evictable ones if they are fewer.
+
+        Victims are unlocked leaves in the order of ``EvictionOrder``, each from its end. Returns
+        how many pages were given back.
+        """
+        given = 0
+        while given < num_pages and (leaf := self._tree.order.first()) is not None:
+            pages = self._tree.cut(leaf, num_pages - given)
+            self._allocator.give(pages)
+            given += len(pages)
+        self.counters.evicted_pages += given
+        return given
+
+    def clear(self) -> int:
+        """Evict everything no held lease locks; return how many pages that were."""
+        return self.evict(self.num_evictable)
+
+    def check(self) -> None:
+        """Assert every invariant of the tree and its accounts; for tests, walks all of it."""
+        check_tree(self._tree)

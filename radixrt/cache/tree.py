@@ -1,0 +1,311 @@
+"""The structure of the radix tree: match, split, grow, lock, merge."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from radixrt.cache.counters import CacheCounters
+from radixrt.cache.eviction import EvictionOrder
+from radixrt.cache.node import PAGE_ID_BYTES, TOKEN_BYTES, Node, common_prefix, page_ids
+from radixrt.cache.pages import Int32, PageAllocator
+
+NEVER = float("-inf")
+
+
+class Match(NamedTuple):
+    """How far a key is known, in bytes.
+
+    ``path`` are the nodes matched to their ends, ``matched`` bytes together. ``child`` continues
+    for ``split`` bytes of full pages and ``tail`` bytes of one more page.
+    """
+
+    path: list[Node]
+    matched: int
+    child: Node | None
+    split: int
+    tail: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the key that are known."""
+        return self.matched + self.split + self.tail
+
+
+class Tree:
+    """Path-compressed trees over pages of tokens, one root a namespace.
+
+    The tree owns the pages of its nodes. ``num_cached`` counts them, ``num_locked`` those of nodes
+    with a lock. A lock on a node locks its ancestors, so what is unlocked is closed under
+    descendants and can be given up leaf by leaf. Costs O(1) a node that becomes locked or unlocked:
+    a path that another lease holds already is not walked.
+    """
+
+    def __init__(self, allocator: PageAllocator, page_size: int, counters: CacheCounters) -> None:
+        self.allocator = allocator
+        self.counters = counters
+        self.page_bytes = page_size * TOKEN_BYTES
+        self.roots: dict[str, Node] = {}
+        self.order = EvictionOrder()
+        self.num_cached = 0
+        self.num_locked = 0
+        self._next_serial = 0
+
+    def root(self, namespace: str) -> Node:
+        """Return the namespace's root, made on first use; it goes when empty and unlocked."""
+        root = self.roots.get(namespace)
+        if root is None:
+            root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
+        return root
+
+    # -- search: nothing below changes the tree
+
+    def match(self, node: Node, key: bytes) -> Match:
+        """Return how far the tree below ``node`` knows ``key``. Changes nothing."""
+        page_bytes = self.page_bytes
+        path: list[Node] = []
+        at, end = 0, len(key)
+        while at + page_bytes <= end:
+            child = node.children.get(key[at : at + page_bytes])
+            if child is None:
+                break
+            run = child.key
+            num = len(run)
+            # The lookup has compared the first page.
+            if num > page_bytes and not key.startswith(run, at):
+                common = common_prefix(key, at, run)
+                tail = common % page_bytes
+                return Match(path, at, child, common - tail, tail)
+            path.append(child)
+            at += num
+            node = child
+        nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
+        return Match(path, at, nearest, 0, tail)
+
+    def _nearest_page(self, node: Node, wanted: bytes) -> tuple[Node | None, int]:
+        best, tail = None, 0
+        if wanted and self.page_bytes > TOKEN_BYTES:
+            for neighbour in node.children.neighbours(wanted):
+                common = common_prefix(wanted, 0, neighbour) if neighbour is not None else 0
+                if common > tail:
+                    best, tail = neighbour, common
+        return (None if best is None else node.children[best]), tail
+
+    # -- structure
+
+    def split(self, node: Node, num_bytes: int) -> Node:
+        """Cut ``node`` after ``num_bytes`` of its key; return the new upper part.
+
+        ``node`` stays the lower part, with its children, place and leases.
+        """
+        parent = node.parent
+        assert parent is not None
+        assert 0 < num_bytes < len(node.key)
+        num_page_bytes = num_bytes // self.page_bytes * PAGE_ID_BYTES
+        upper = self._node(parent, node.key[:num_bytes], node.pages[:num_page_bytes], node.used)
+        upper.locks, upper.parks = min(node.locks, 1), min(node.parks, 1)
+        upper.is_ended = node.is_ended
+        del node.key[:num_bytes]
+        del node.pages[:num_page_bytes]
+        parent.adopt(self._first_page(upper), upper)
+        upper.adopt(self._first_page(node), node)
+        node.parent = upper
+        return upper
+
+    def append(self, node: Node, key: bytes, pages: bytes) -> Node:
+        """Insert new pages after ``node``, which the caller's lease ends at; return their node.
+
+        ``node`` grows when nobody else needs its end where it is; otherwise it gets a child, and
+        the lock moves there. The pages become the tree's. A partial page that ``key`` completes is
+        freed.
+        """
+        self._free_superseded_by(node, key)
+        num_pages = len(pages) // PAGE_ID_BYTES
+        self.num_cached += num_pages
+        self.num_locked += num_pages
+        self.counters.inserted_pages += num_pages
+        is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
+        if not is_apart and len(key) >= self.page_bytes:
+            node.key += key
+            node.pages += pages
+            return node
+        child = self._node(node, bytearray(key), pages, node.used)
+        # The child holds the lock on the node that the lease held itself until now.
+        child.locks = 1
+        node.is_branch = node.is_branch or bool(node.children)
+        node.adopt(self._first_page(child), child)
+        return child
+
+    def cut(self, node: Node, num_pages: int) -> Int32:
+        """Give up the last ``num_pages`` of an unlocked leaf, all of it if it has no more.
+
+        Returns the pages, which are the caller's now.
+        """
+        assert node.parent is not None
+        assert not node.locks
+        assert not node.children
+        if num_pages < node.num_pages:
+            pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
+            del node.key[-num_pages * self.page_bytes :]
+            del node.pages[-num_pages * PAGE_ID_BYTES :]
+        else:
+            pages = bytes(node.pages)
+            self.order.discard(node)
+            del node.parent.children[self._first_page(node)]
+            node.key, node.pages = bytearray(), bytearray()
+            node.parent.used = max(node.parent.used, node.used)
+            self._settle(node.parent)
+        self.num_cached -= len(pages) // PAGE_ID_BYTES
+        return page_ids(pages)
+
+    # -- locks
+
+    def lock(self, node: Node) -> None:
+        """Add a lock to ``node``, and by it to its ancestors."""
+        step: Node | None = node
+        while step is not None:
+            step.locks += 1
+            if step.locks > 1:
+                return
+            self.num_locked += len(step.pages) // PAGE_ID_BYTES
+            if step.place is not None:
+                self.order.discard(step)
+            step = step.parent
+
+    def unlock(self, node: Node) -> None:
+        """Take a lock from ``node``; runs that nobody needs apart any more are merged.
+
+        Without that a conversation whose turns once overlapped would stay a chain of short nodes.
+        """
+        step: Node | None = node
+        mergeable: list[Node] = []
+        while step is not None:
+            step.locks -= 1
+            if step.locks:
+                break
+            self.num_locked -= len(step.pages) // PAGE_ID_BYTES
+            if not step.children:
+                self._settle(step)
+            elif len(step.children) == 1 and not step.is_branch:
+                mergeable.append(step)
+            step = step.parent
+        # From the top down the run that has been joined so far grows in place.
+        for parent in reversed(mergeable):
+            self._merge(parent)
+
+    def move_lock(self, node: Node, to: Node) -> None:
+        """Move a lock from ``node`` to itself or a descendant."""
+        if to is not node:
+            self.lock(to)
+            node.locks -= 1
+
+    def touch(self, node: Node, used: float) -> None:
+        """Note a use of the path of ``node``, which is locked.
+
+        Ancestors learn of it when they become leaves: only then does it matter.
+        """
+        node.used = max(node.used, used)
+        step: Node | None = node
+        while step is not None and step.is_ended:
+            step.is_ended = False
+            step = step.parent
+
+    def park(self, node: Node) -> None:
+        """Count a parked lease at ``node``, and by it at its ancestors."""
+        step: Node | None = node
+        while step is not None:
+            step.parks += 1
+            if step.parks > 1:
+                return
+            step = step.parent
+
+    def unpark(self, node: Node) -> None:
+        """Take a parked lease from ``node``, which may have left the tree."""
+        step: Node | None = node
+        while step is not None:
+            step.parks -= 1
+            if step.parks:
+                return
+            step = step.parent
+
+    def end(self, node: Node, used: float) -> None:
+        """Order first for eviction what only the ended path of ``node`` has used.
+
+        That is its end, up to where another lease is, or where something else has branched off.
+        """
+        below: Node | None = None
+        while node.parent is not None:
+            if not node.is_dead:
+                children = node.children
+                if (
+                    node.locks
+                    or node.parks
+                    or node.is_branch
+                    or len(children) > (below is not None)
+                ):
+                    return
+                node.is_ended = True
+                node.used = used
+                if node.place is not None:
+                    self.order.discard(node)
+                    self.order.add(node)
+                below = node
+            node = node.parent
+
+    # -- inside
+
+    def _node(
+        self, parent: Node | None, key: bytearray, pages: bytes | bytearray, used: float = NEVER
+    ) -> Node:
+        self._next_serial += 1
+        return Node(self._next_serial, parent, key, bytearray(pages), used)
+
+    def _first_page(self, node: Node) -> bytes:
+        return bytes(node.key[: self.page_bytes])
+
+    def _is_superseded(self, node: Node) -> bool:
+        if len(node.key) >= self.page_bytes or node.parent is None:
+            return False
+        key = bytes(node.key)
+        _, longer = node.parent.children.neighbours(key + b"\0")
+        return longer is not None and longer.startswith(key)
+
+    def _free_superseded_by(self, node: Node, key: bytes) -> None:
+        shorter, _ = node.children.neighbours(key[: self.page_bytes])
+        if shorter is not None and len(shorter) < self.page_bytes and key.startswith(shorter):
+            partial = node.children[shorter]
+            if partial.locks == 0:
+                self._free(partial)
+
+    def _settle(self, node: Node) -> None:
+        """Put a node that may have become an unlocked leaf where it belongs."""
+        if node.locks or node.children:
+            return
+        if node.parent is None:
+            namespace = node.key.decode("utf-8")
+            if self.roots.get(namespace) is node:
+                del self.roots[namespace]
+        elif self._is_superseded(node):
+            self._free(node)
+        else:
+            self.order.add(node)
+
+    def _free(self, superseded: Node) -> None:
+        self.allocator.give(self.cut(superseded, 1))
+        self.counters.superseded_pages += 1
+
+    def _merge(self, node: Node) -> None:
+        """Join ``node`` to its only child unless a lease, a use or a partial page is between."""
+        parent, (child,) = node.parent, node.children.values()
+        if (
+            parent is None
+            or node.used > child.used
+            or node.is_ended != child.is_ended
+            or node.locks != min(child.locks, 1)
+            or node.parks != min(child.parks, 1)
+            or len(child.key) < self.page_bytes
+        ):
+            return
+        node.key += child.key
+        node.pages += child.pages
+        child.key, child.pages, child.parent = node.key, node.pages, parent
+        parent.adopt(self._first_page(child), child)

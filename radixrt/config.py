@@ -1,0 +1,172 @@
+"""What the runtime is started with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from radixrt.errors import ConfigError
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "nano"
+"""The model that ships."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """Options of a runtime. Frozen: ``resolve`` returns a new one with everything derived."""
+
+    model: Path | None = None
+    """Directory in Hugging Face format; None is the model that ships."""
+
+    endpoint: str = ""
+    """Where clients connect (``ipc://…``, ``tcp://…``); empty lets the server choose an ipc path."""
+
+    memory: str = "auto"
+    """One budget for weights, working memory and KV: ``auto``, ``80%`` or ``4GiB``."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of weights and KV; ``auto`` is the checkpoint's."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` prefers a GPU."""
+
+    page_size: int = 16
+    """Tokens a KV page holds."""
+
+    max_running: int = 256
+    """Requests that are computed at the same time."""
+
+    max_step_tokens: int = 0
+    """New tokens of one step (the chunk budget); 0 derives it: 512 on a CPU, 8192 on a GPU."""
+
+    context_length: int = 0
+    """Longest prompt plus generation; 0 is the model's."""
+
+    load_format: Literal["auto", "dummy"] = "auto"
+    """``dummy`` fills the weights with random numbers."""
+
+    attention: str = "auto"
+    """Attention backend by name."""
+
+    ops: str = "auto"
+    """Provider of the element-wise and linear operations by name."""
+
+    cache: bool = True
+    """False turns off every reuse of KV between requests, for comparisons."""
+
+    overlap: int = -1
+    """Steps in flight while the next one is prepared: 0 or 1; -1 derives it: 0 on a CPU, else 1."""
+
+    lease_bias_s: float = 60.0
+    """For how many seconds of disuse an idle branch's pages are kept before those of nobody."""
+
+    seed: int = 0
+    """Seed of dummy weights."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Form of log lines."""
+
+    max_clients: int = 256
+    """Clients connected at the same time."""
+
+    max_calls_per_client: int = 4096
+    """Unfinished calls of one client."""
+
+    max_queue: int = 16384
+    """Unfinished calls of all clients that wait to be computed; more are refused as overloaded."""
+
+    drain_s: float = 10.0
+    """How long running calls may finish after a shutdown was asked for."""
+
+    @classmethod
+    def of(cls, **options: Any) -> RuntimeConfig:
+        """Return a config from keyword options; ``ConfigError`` for one that does not exist."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(options.keys() - known)
+        if unknown:
+            raise ConfigError(
+                f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
+        return cls(**options)
+
+    @property
+    def model_path(self) -> Path:
+        """The model's directory."""
+        return DEFAULT_MODEL if self.model is None else Path(self.model)
+
+    def resolve(self, *, device: str | None = None) -> RuntimeConfig:
+        """Return a config without open values, checked; ``device`` is what "auto" stands for.
+
+        ``context_length`` 0 stays until the model is known. Raises ``ConfigError``.
+        """
+        on_cpu = (device or self.device) in ("cpu", "auto")
+        resolved = replace(
+            self,
+            model=self.model_path.expanduser().absolute(),
+            device=("cpu" if device is None else device) if self.device == "auto" else self.device,
+            max_step_tokens=self.max_step_tokens or (512 if on_cpu else 8192),
+            overlap=(0 if on_cpu else 1) if self.overlap == -1 else self.overlap,
+        )
+        resolved._check()
+        return resolved
+
+    def _check(self) -> None:
+        for name in ("page_size", "max_running", "max_step_tokens", "max_queue", "max_clients"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.max_step_tokens < max(self.max_running, self.page_size):
+            raise ConfigError(
+                f"max_step_tokens={self.max_step_tokens} is below max_running={self.max_running} or "
+                f"page_size={self.page_size}: every running request needs a token a step; raise "
+                "max_step_tokens or lower max_running"
+            )
+        if self.overlap not in (0, 1):
+            raise ConfigError(f"overlap={self.overlap}: 0 or 1 steps can be in flight")
+        if self.context_length < 0:
+            raise ConfigError(
+                f"context_length={self.context_length}: 0 is the model's, or a length"
+            )
+        if self.drain_s < 0 or self.lease_bias_s < 0:
+            raise ConfigError(
+                f"drain_s={self.drain_s}, lease_bias_s={self.lease_bias_s}: give 0 or more seconds"
+            )
+        parse_memory(self.memory, total_bytes=1 << 40)
+
+
+_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "b": 1}
+_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+def parse_memory(memory: str, *, total_bytes: int) -> int | None:
+    """Return the bytes that ``auto`` (None), ``80%`` or ``4GiB`` mean on a device with
+    ``total_bytes``; ``ConfigError`` for anything else."""
+    text = memory.strip().lower()
+    if text == "auto":
+        return None
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if 0 < share <= 1:
+                return int(total_bytes * share)
+        else:
+            unit = next((u for u in sorted(_UNITS, key=len, reverse=True) if text.endswith(u)), "")
+            num_bytes = int(float(text[: len(text) - len(unit)]) * _UNITS.get(unit, 1))
+            if num_bytes > 0:
+                return num_bytes
+    except ValueError:
+        pass
+    raise ConfigError(f"memory={memory!r}: use 'auto', a share like '80%' or a size like '4GiB'")
+
+
+def available_host_bytes() -> int:
+    """Return the bytes of main memory that can be used without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,184 @@
+"""Every error radixrt raises.
+
+RadixError
+├── InvalidArgument (ValueError)      an argument of yours; says which, its value and the way out
+├── ConfigError (ValueError)          an option or a combination of options that cannot work
+├── ModelError                        a model directory that cannot be served
+│   ├── UnsupportedModel              architecture or feature not implemented; lists what is
+│   └── WeightsMismatch               missing, left-over or wrongly shaped tensors; lists them
+├── ProtocolError                     a frame that is not a message of the protocol
+├── TransportError                    the connection, not the call
+│   └── RuntimeUnavailable            nobody answers at the endpoint within the deadline
+├── OutOfPages                        the page allocator is empty and nothing is evictable
+├── JournalError                      a batch journal that cannot be read or does not fit the run
+├── CallFailed                        a call ended in ``Failed``; ``code`` and ``retryable`` say how
+│   ├── Unsupported                   the runtime cannot do this (yet)
+│   ├── PromptTooLong                 prompt and budget exceed the context or the KV memory
+│   ├── Overloaded                    refused by admission control; try again later
+│   ├── Cancelled                     by the caller, by Ctrl-C or by closing an iterator
+│   ├── DeadlineExceeded              not finished in time
+│   ├── EngineFault                   the engine process died or raised
+│   ├── BranchFailed                  an earlier operation of the same branch failed
+│   └── BadRequest                    the runtime refused the call's arguments
+└── ProgramError                      the first failure of a branch, with operation and source line
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RadixError(Exception):
+    """Base class of every error raised by radixrt."""
+
+
+class InvalidArgument(RadixError, ValueError):
+    """An argument has a value that cannot be used.
+
+    ``InvalidArgument("top_p", 1.5, "use a number in (0, 1]")``
+    """
+
+    def __init__(self, argument: str, value: object, way_out: str) -> None:
+        self.argument = argument
+        self.value = value
+        self.way_out = way_out
+        super().__init__(f"{argument}={_shorten(value)}: {way_out}")
+
+
+class ConfigError(RadixError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class ModelError(RadixError):
+    """A model directory that cannot be served."""
+
+
+class UnsupportedModel(ModelError):
+    """The architecture or a feature of it is not implemented; the message lists what is."""
+
+
+class WeightsMismatch(ModelError):
+    """Missing, left-over or wrongly shaped tensors; the message lists them."""
+
+
+class ProtocolError(RadixError):
+    """A frame that is not a message of the protocol."""
+
+
+class TransportError(RadixError):
+    """The connection to the runtime failed."""
+
+
+class RuntimeUnavailable(TransportError):
+    """Nobody answers at the endpoint within the deadline."""
+
+
+class OutOfPages(RadixError):
+    """More KV pages were asked for than are free."""
+
+
+class JournalError(RadixError):
+    """A batch journal that cannot be read or that does not belong to this run."""
+
+
+class CallFailed(RadixError):
+    """A call ended in ``Failed``.
+
+    ``code`` is the wire's word for the reason, ``retryable`` whether the same call can succeed later.
+    """
+
+    code: ClassVar[str] = "failed"
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        self.retryable = retryable
+        super().__init__(message)
+
+
+class Unsupported(CallFailed):
+    """The runtime cannot do this, or cannot do it yet."""
+
+    code = "unsupported"
+
+
+class PromptTooLong(CallFailed):
+    """Prompt and token budget exceed the model's context or the KV memory."""
+
+    code = "too_long"
+
+
+class Overloaded(CallFailed):
+    """Admission control refused the call; the same call can succeed later."""
+
+    code = "overloaded"
+
+
+class Cancelled(CallFailed):
+    """The call was cancelled by its caller."""
+
+    code = "cancelled"
+
+
+class DeadlineExceeded(CallFailed):
+    """The call did not finish within its deadline."""
+
+    code = "deadline"
+
+
+class EngineFault(CallFailed):
+    """The engine died, or raised while it worked on the call."""
+
+    code = "engine_fault"
+
+
+class BranchFailed(CallFailed):
+    """An earlier operation of the same branch failed, so this one was never started."""
+
+    code = "branch_failed"
+
+
+class BadRequest(CallFailed):
+    """The runtime refused the call's arguments."""
+
+    code = "bad_request"
+
+
+FAILURES: dict[str, type[CallFailed]] = {
+    failure.code: failure
+    for failure in (
+        CallFailed,
+        Unsupported,
+        PromptTooLong,
+        Overloaded,
+        Cancelled,
+        DeadlineExceeded,
+        EngineFault,
+        BranchFailed,
+        BadRequest,
+    )
+}
+"""Wire code → exception class."""
+
+
+def failure(code: str, message: str, *, retryable: bool = False) -> CallFailed:
+    """Return the exception for a wire code; an unknown code gives a plain ``CallFailed``."""
+    return FAILURES.get(code, CallFailed)(message, retryable=retryable)
+
+
+class ProgramError(RadixError):
+    """The first failure of a branch, raised where a value of it is read.
+
+    ``op`` names the operation (``gen("answer")``), ``where`` its source line (``agent.py:12``). The
+    failure itself is ``__cause__``.
+    """
+
+    def __init__(self, op: str, where: str, cause: BaseException) -> None:
+        self.op = op
+        self.where = where
+        self.cause = cause
+        super().__init__(f"{op} at {where} failed: {cause}")
+        self.__cause__ = cause
+
+
+def _shorten(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,204 @@
+"""Runtimes as programs see them: connected to over an endpoint, or running in this process."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+from radixrt.errors import InvalidArgument
+from radixrt.lang.client import Client
+from radixrt.protocol import Flush, ModelInfo, Reply, Stats
+from radixrt.transport import Transport, ZmqTransport
+
+_MAX_BODIES = 64
+"""Bodies of ``arun`` that run at the same time; more wait for a thread."""
+
+_QUESTION_TIMEOUT_S = 60.0
+
+
+class Backend:
+    """A session with a runtime. Pass it as ``backend=`` or to ``set_default_backend``.
+
+    Use it as a context manager, or call ``shutdown``. Threads may share it.
+    """
+
+    def __init__(self, transport: Transport, *, timeout_s: float = 10.0) -> None:
+        """Open a session over ``transport``; ``RuntimeUnavailable`` without an answer in time."""
+        self.client = Client(transport, timeout_s=timeout_s)
+        self._lock = threading.Lock()
+        self._bodies: ThreadPoolExecutor | None = None
+        self._finalizer = weakref.finalize(self, self.client.close)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that is served."""
+        return self.client.model
+
+    @property
+    def is_open(self) -> bool:
+        return self.client.is_open
+
+    @property
+    def bodies(self) -> ThreadPoolExecutor:
+        """The threads on which ``arun`` runs bodies that are not coroutines."""
+        with self._lock:
+            if self._bodies is None:
+                self._bodies = ThreadPoolExecutor(_MAX_BODIES, "radixrt-body")
+            return self._bodies
+
+    def get_model_name(self) -> str:
+        """Return the name of the model that is served."""
+        return self.model.name
+
+    def flush_cache(self) -> bool:
+        """Drop every cached token that no running call uses; returns True."""
+        client = self.client
+        call = client.new_call(Reply)
+        client.ask(Flush(call.id), call, _QUESTION_TIMEOUT_S)
+        return True
+
+    def get_server_info(self) -> dict[str, Any]:
+        """Return the runtime's counters, with what it serves under ``"model"``."""
+        client = self.client
+        call = client.new_call(Reply)
+        data = client.ask(Stats(call.id), call, _QUESTION_TIMEOUT_S).data
+        model = {name: getattr(self.model, name) for name in ModelInfo.__dataclass_fields__}
+        return {"model": model, **data}
+
+    def shutdown(self) -> None:
+        """End the session: calls that are still waited for end with an error. Idempotent."""
+        self._finalizer()
+        with self._lock:
+            if self._bodies is not None:
+                self._bodies.shutdown(wait=False, cancel_futures=True)
+                self._bodies = None
+
+    close = shutdown
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+
+class RuntimeEndpoint(Backend):
+    """A runtime process at an endpoint, ``ipc://PATH`` or ``tcp://HOST:PORT``."""
+
+    def __init__(self, endpoint: str, *, timeout_s: float = 10.0, **options: Any) -> None:
+        """Connect; ``options`` are ``ZmqTransport``'s. Raises ``RuntimeUnavailable`` when nobody
+        answers within ``timeout_s`` seconds."""
+        if not isinstance(endpoint, str) or not endpoint.startswith(("ipc://", "tcp://")):
+            raise InvalidArgument(
+                "endpoint",
+                endpoint,
+                "use the endpoint that `radixrt serve` prints: ipc:// or tcp://",
+            )
+        self.endpoint_url = endpoint
+        super().__init__(
+            ZmqTransport(endpoint, timeout_s=timeout_s, **options), timeout_s=timeout_s
+        )
+
+
+class Runtime(Backend):
+    """A runtime in this process, on threads of its own.
+
+    ``model`` is a model directory; None is the model that ships. Other options are those of
+    ``radixrt.config.RuntimeConfig``. ``shutdown`` ends it.
+    """
+
+    def __init__(
+        self, model: str | None = None, *, model_path: str | None = None, **options: Any
+    ) -> None:
+        if model is not None and model_path is not None:
+            raise InvalidArgument("model_path", model_path, "it is another name of model; give one")
+        local = importlib.import_module("radixrt.local")
+        self._runtime = local.start_local(
+            model=model if model is not None else model_path, **options
+        )
+        try:
+            super().__init__(self._runtime.transport())
+        except BaseException:
+            self._runtime.shutdown()
+            raise
+        self._stop = weakref.finalize(self, self._runtime.shutdown)
+
+    def shutdown(self) -> None:
+        """End the session and the runtime. Idempotent."""
+        super().shutdown()
+        self._stop()
+
+    close = shutdown
+
+
+def connect(endpoint: str, *, timeout_s: float = 10.0, **options: Any) -> RuntimeEndpoint:
+    """Return a session with the runtime at ``endpoint`` (``ipc://…`` or ``tcp://…``).
+
+    Raises ``RuntimeUnavailable`` when nobody answers within ``timeout_s`` seconds.
+    """
+    return RuntimeEndpoint(endpoint, timeout_s=timeout_s, **options)
+
+
+class DefaultBackend:
+    """The backend of programs that are run without one."""
+
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+
+    def choose(self, backend: Backend | None) -> Backend:
+        """Return the one given, else the default; ``InvalidArgument`` without either."""
+        chosen = self.backend if backend is None else backend
+        if not isinstance(chosen, Backend):
+            raise InvalidArgument(
+                "backend",
+                chosen,
+                "pass connect(endpoint) or Runtime(), or call set_default_backend once",
+            )
+        return chosen
+
+
+default = DefaultBackend()
+"""The only state of this package that programs share; an explicit ``backend=`` always wins."""
+
+
+def set_default_backend(backend: Backend | None) -> None:
+    """Make ``backend`` the one that programs use when they are run without ``backend=``."""
+    default.backend = None if backend is None else default.choose(backend)
+
+
+def get_default_backend() -> Backend | None:
+    """Return what ``set_default_backend`` was given last."""
+    return default.backend
+
+
+def flush_cache(backend: Backend | None = None) -> bool:
+    """Drop every cached token that no running call uses; False when there is no backend."""
+    if backend is None and default.backend is None:
+        return False
+    return default.choose(backend).flush_cache()
+
+
+def get_server_info(backend: Backend | None = None) -> dict[str, Any] | None:
+    """Return the runtime's counters and model; None when there is no backend."""
+    if backend is None and default.backend is None:
+        return None
+    return default.choose(backend).get_server_info()
+
+
+def shutdown(backend: Backend | None = None) -> None:
+    """End a backend (the default one), and the runtime with it when it runs in this process."""
+    if backend is None and default.backend is None:
+        return
+    chosen = default.choose(backend)
+    chosen.shutdown()
+    if default.backend is chosen:
+        default.backend = None

@@ -1,0 +1,198 @@
+"""The client's side of a branch: operations are queued, merged and sent as one message a step.
+
+A branch is opened with the first message that needs it. Text is merged until a generation, a
+selection, a fork or a read needs it, and then travels with that operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+from radixrt.errors import Cancelled, RadixError
+from radixrt.lang.call import Call, Signal
+from radixrt.lang.client import Client
+from radixrt.protocol import (
+    Append,
+    Cancel,
+    Chosen,
+    Close,
+    Constraint,
+    Credit,
+    Finished,
+    Generate,
+    Method,
+    Open,
+    Part,
+    Read,
+    Reply,
+    Sampling,
+    Select,
+    ToRuntime,
+)
+
+STREAM_CREDIT = 64
+"""Chunks of a streamed call that may be under way to a reader that has not taken them yet."""
+
+
+class Branch:
+    """One branch at the runtime. Operations may be sent from one thread at a time."""
+
+    def __init__(self, client: Client, *, parent: Branch | None = None) -> None:
+        self._client = client
+        self._parent = parent
+        self._id = client.new_id()
+        self._signal = Signal()
+        self._lock = threading.Lock()
+        self._text: list[str] = []
+        self._parts: list[Part] = []
+        self._calls: list[Call] = []
+        self._is_open = False
+        self._end_error: RadixError | None = None
+        self._refusal: RadixError | None = None
+
+    @property
+    def signal(self) -> Signal:
+        """Notified when one of the branch's calls makes progress."""
+        return self._signal
+
+    @property
+    def is_closed(self) -> bool:
+        return self._end_error is not None
+
+    @property
+    def refusal(self) -> RadixError | None:
+        """Why the runtime refused an append or an open, of this branch or of one it came from."""
+        if self._refusal is not None or self._parent is None:
+            return self._refusal
+        return self._parent.refusal
+
+    def refuse(self, error: RadixError) -> None:
+        if self._refusal is None:
+            self._refusal = error
+            self._signal.notify()
+
+    # ------------------------------------------------------------ operations
+
+    def append(self, part: Part) -> None:
+        """Queue a part; sent with the next operation that needs it."""
+        with self._lock:
+            if part.kind == "text":
+                self._text.append(part.text)
+            else:
+                self._merge_text()
+                self._parts.append(part)
+
+    def generate(
+        self,
+        sampling: Sampling,
+        constraint: Constraint | None,
+        *,
+        stream: bool,
+        deadline_s: float | None,
+    ) -> Call:
+        call = self._client.new_call(Finished, self._signal)
+        message = Generate(
+            call.id,
+            self._id,
+            sampling,
+            constraint,
+            stream=stream,
+            credit=STREAM_CREDIT if stream else 0,
+            deadline_s=deadline_s,
+        )
+        self._send([message], call)
+        return call
+
+    def select(self, options: tuple[str, ...], method: Method, *, deadline_s: float | None) -> Call:
+        call = self._client.new_call(Chosen, self._signal)
+        self._send([Select(call.id, self._id, options, method, deadline_s)], call)
+        return call
+
+    def read(self) -> Call:
+        call = self._client.new_call(Reply, self._signal)
+        self._send([Read(call.id, self._id)], call)
+        return call
+
+    def fork(self, size: int) -> list[Branch]:
+        """Return ``size`` copies of the branch as it is now; sent at once, no wait."""
+        children = [Branch(self._client, parent=self) for _ in range(size)]
+        for child in children:
+            child._is_open = True
+            self._client.watch(child._id, child)
+        try:
+            self._send([Open(child._id, self._id) for child in children])
+        except RadixError as error:
+            self.refuse(error)
+        return children
+
+    def grant(self, call: Call, chunks: int) -> None:
+        """Let the runtime send more chunks of a streamed call."""
+        if not call.is_done:
+            with contextlib.suppress(RadixError):  # the call itself ends with the error
+                self._client.send([Credit(call.id, chunks)])
+
+    def cancel(self, error: RadixError) -> None:
+        """End the branch's calls that still run."""
+        self._client.cancel(self._running(), error)
+
+    def close(self, error: RadixError | None = None) -> None:
+        """End the branch: calls that still run and operations to come fail with ``error``
+        (``Cancelled``). Idempotent."""
+        error = error or Cancelled("the program's state was closed")
+        with self._lock:
+            if self._end_error is not None:
+                return
+            self._end_error = error
+        self.cancel(error)
+        self._client.retire(self._id, self)
+
+    def retire(self) -> None:
+        """Close from the garbage collector: takes no lock, sends nothing itself."""
+        if self._end_error is None:
+            self._client.retire(self._id, self)
+
+    def closing(self) -> list[ToRuntime]:
+        """The messages that end the branch at the runtime."""
+        running = self._running()
+        messages: list[ToRuntime] = [Cancel(call.id) for call in running]
+        for call in running:
+            call.fail(Cancelled("the program's state is gone"))
+        if self._is_open:
+            self._is_open = False
+            messages.append(Close(self._id))
+        return messages
+
+    # ------------------------------------------------------------ sending
+
+    def _send(self, operations: list[ToRuntime], call: Call | None = None) -> None:
+        """Send what is queued and then ``operations``, as one message."""
+        if call is not None:
+            self._client.admit(call)  # may wait, so not under the lock that ``close`` takes
+        with self._lock:
+            if self._end_error is not None:
+                if call is None:
+                    raise self._end_error.with_traceback(None)
+                self._client.withdraw(call, self._end_error)
+                return
+            messages: list[ToRuntime] = []
+            if not self._is_open:
+                self._is_open = True
+                self._client.watch(self._id, self)
+                messages.append(Open(self._id))
+            self._merge_text()
+            if self._parts:
+                messages.append(Append(self._id, tuple(self._parts)))
+                self._parts.clear()
+            if call is not None:
+                self._calls = self._running()
+                self._calls.append(call)
+            self._client.send([*messages, *operations], call)
+
+    def _merge_text(self) -> None:
+        if self._text:
+            self._parts.append(Part("text", "".join(self._text)))
+            self._text.clear()
+
+    def _running(self) -> list[Call]:
+        return [call for call in self._calls if not call.is_done]

@@ -1,0 +1,126 @@
+"""The expressions a program is made of.
+
+``"Q: " + gen("answer") + "\\n"`` is an ``ExprList`` of three expressions. Expressions are
+immutable values: creating one does nothing, ``s += expression`` executes it on a state, and one
+expression may be used with many states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from radixrt.errors import InvalidArgument
+from radixrt.lang.choices import ChoicesMethod
+from radixrt.lang.sampling import SamplingOptions
+from radixrt.lang.source import Where, caller
+from radixrt.lang.typed import Typed
+from radixrt.protocol import Constraint
+
+
+class Expr:
+    """Base class of expressions; ``+`` joins expressions and strings in order."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Expr | str) -> ExprList:
+        return ExprList((*_items(self), *_items(other)))
+
+    def __radd__(self, other: str) -> ExprList:
+        return ExprList((*_items(other), *_items(self)))
+
+    @property
+    def op(self) -> str:
+        """The operation as errors name it."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Expr):
+    """Text that the program writes."""
+
+    text: str
+
+    @property
+    def op(self) -> str:
+        return "append"
+
+
+@dataclass(frozen=True, slots=True)
+class ExprList(Expr):
+    """Expressions that are executed in order."""
+
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleBegin(Expr):
+    """The start of a chat message."""
+
+    role: str
+
+    @property
+    def op(self) -> str:
+        return f"{self.role}_begin"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleEnd(Expr):
+    """The end of a chat message."""
+
+    role: str
+
+    @property
+    def op(self) -> str:
+        return f"{self.role}_end"
+
+
+@dataclass(frozen=True, slots=True)
+class Gen(Expr):
+    """A generation. ``deadline`` is in seconds from when it is sent."""
+
+    name: str | None
+    sampling: SamplingOptions
+    constraint: Constraint | None = None
+    dtype: Typed | None = None
+    deadline: float | None = None
+    where: Where = field(default_factory=caller, compare=False)
+
+    @property
+    def op(self) -> str:
+        return f"gen({_quoted(self.name)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Expr):
+    """A selection of one of ``options`` by likelihood."""
+
+    name: str | None
+    options: tuple[str, ...]
+    method: ChoicesMethod
+    deadline: float | None = None
+    where: Where = field(default_factory=caller, compare=False)
+
+    @property
+    def op(self) -> str:
+        return f"select({_quoted(self.name)})"
+
+
+def expression(value: object) -> Expr:
+    """Return what ``s += value`` executes. Raises ``InvalidArgument`` unless it is a string or an
+    expression."""
+    if isinstance(value, str):
+        return Text(value)
+    if isinstance(value, Expr):
+        return value
+    raise InvalidArgument(
+        "expression", value, "append a string or an expression (gen, select, user, …)"
+    )
+
+
+def _items(value: object) -> tuple[Expr, ...]:
+    item = expression(value)
+    return item.items if isinstance(item, ExprList) else (item,)
+
+
+def _quoted(name: str | None) -> str:
+    return "" if name is None else f'"{name}"'

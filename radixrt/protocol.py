@@ -1,0 +1,437 @@
+"""The messages between a client and the runtime, and their form on the wire.
+
+One frame is one message: the JSON array ``[tag, fields]``. Several frames may travel as one ZeroMQ
+message and are handled in order, so one step of a program (open, append, generate) is one message.
+``decode`` goes through one explicit table (tag → class) and validates every field; nothing else is
+ever constructed from received bytes.
+
+Ids (``call``, ``branch``) are the client's and unique per client. Operations of one branch are
+executed in the order sent and may be pipelined. **Every call ends in exactly one of** ``Finished``,
+``Chosen``, ``Reply`` **or** ``Failed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from radixrt.errors import ProtocolError
+
+VERSION = 1
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""Frames above this are refused before they are parsed."""
+
+# ---------------------------------------------------------------- values that messages carry
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a branch's prompt.
+
+    ``text`` is tokenized on its own; ``tokens`` are taken as they are; ``role_begin`` and
+    ``role_end`` (``text`` names the role) are rendered with the model's chat template.
+    """
+
+    kind: Literal["text", "tokens", "role_begin", "role_end"]
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of one generation are chosen. Defaults are the model's plain distribution.
+
+    ``top_k`` 0 keeps all tokens. ``seed`` None draws a fresh seed. ``stop`` strings and
+    ``stop_regex`` patterns end the text before the match. ``logit_bias`` holds (token id, bias).
+    ``top_logprobs_num`` > 0 needs ``return_logprob``. ``logprob_start_len`` >= 0 also returns
+    logprobs of the prompt from that position on.
+    """
+
+    max_tokens: int = 128
+    min_tokens: int = 0
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    stop_regex: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    return_logprob: bool = False
+    top_logprobs_num: int = 0
+    logprob_start_len: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a generation must match: the text of a regex, a JSON schema or a grammar."""
+
+    kind: Literal["regex", "json_schema", "grammar"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its log probability (natural log, of the unmodified distribution)."""
+
+    logprob: float | None
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one call. ``prompt = cached + computed`` for a call that ran to its end.
+
+    ``evicted`` counts prompt tokens of this branch that had been computed before and were computed
+    again because their pages were evicted meanwhile.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    evicted_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishReason:
+    """Why a generation ended: ``stop`` (``matched``: the string, pattern or token id; None for the
+    end of a constraint), ``length``, or ``abort``."""
+
+    type: Literal["stop", "length", "abort"]
+    matched: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One generated text. ``logprobs``/``top_logprobs`` are empty unless they were asked for."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the runtime accepts from one client."""
+
+    max_frame_bytes: int
+    max_calls: int
+    max_branches: int
+    max_context: int
+    ping_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model that is served."""
+
+    name: str
+    architecture: str
+    vocab_size: int
+    context_length: int
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of a branch's text. ``cached_tokens`` of ``num_tokens`` were served from the cache."""
+
+    kind: Literal["text", "role", "generated", "chosen"]
+    text: str
+    num_tokens: int
+    cached_tokens: int
+
+
+# ---------------------------------------------------------------- client → runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Opens a session; answered by ``Welcome`` or ``Failed`` (call None)."""
+
+    version: int = VERSION
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Create a branch: empty, or an O(1) copy of ``parent`` as of this point of its operations."""
+
+    branch: int
+    parent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Append parts to a branch."""
+
+    branch: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Generate on a branch and append the result to it (of ``n`` results the first).
+
+    ``stream`` sends ``Chunk`` messages while credit lasts (``credit`` chunks at first, more by
+    ``Credit``; text that had no credit is merged into the next chunk). ``deadline_s`` bounds the
+    call from its arrival; None means the runtime's own bound.
+    """
+
+    call: int
+    branch: int
+    sampling: Sampling = field(default_factory=Sampling)
+    constraint: Constraint | None = None
+    stream: bool = False
+    credit: int = 1_000_000
+    deadline_s: float | None = None
+
+
+Method = Literal["token_length_normalized", "greedy_token_selection", "unconditional_likelihood"]
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Choose one of ``options`` by likelihood and append it to the branch."""
+
+    call: int
+    branch: int
+    options: tuple[str, ...]
+    method: Method = "token_length_normalized"
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Release a branch after the operations sent before; its cached tokens become evictable first."""
+
+    branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a call early. The call still ends in one message: ``Failed(cancelled)`` or its result."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Allow ``chunks`` more ``Chunk`` messages of a streamed call."""
+
+    call: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Ask for a branch's rendered spans; answered by ``Reply`` with ``spans``."""
+
+    call: int
+    branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Drop every cached token that no running call uses; answered by ``Reply``."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Ask for the runtime's counters; answered by ``Reply`` with ``data``."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answered by the engine loop, not by the socket: a stuck engine does not answer."""
+
+    seq: int
+
+
+# ---------------------------------------------------------------- runtime → client
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The session is open. A changed ``epoch`` means the runtime lost its branches."""
+
+    epoch: str
+    limits: Limits
+    model: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New text (and tokens) of output ``index`` of a streamed call."""
+
+    call: int
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A generation ended; ``outputs`` has ``n`` entries.
+
+    ``prompt_logprobs`` starts at ``logprob_start_len``; its first entry's logprob is None when that
+    position has nothing before it.
+    """
+
+    call: int
+    outputs: tuple[Output, ...]
+    usage: Usage
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A selection ended. ``scores`` are what the method compares, per option, higher is better;
+    ``logprobs`` the options' tokens; ``unconditional`` the same without the branch before them."""
+
+    call: int
+    index: int
+    scores: tuple[float, ...]
+    logprobs: tuple[tuple[TokenLogprob, ...], ...]
+    usage: Usage
+    unconditional: tuple[tuple[TokenLogprob, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to ``Read``, ``Flush`` or ``Stats``."""
+
+    call: int
+    data: dict[str, Any] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call failed (or, with ``call`` None, a frame or the session). ``branch`` names a branch whose
+    operation without a call (open, append) was refused; later operations of it fail too."""
+
+    call: int | None
+    code: str
+    message: str
+    retryable: bool = False
+    branch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The engine loop is alive; ``loop_lag_ms`` is the age of the ping when the loop saw it."""
+
+    seq: int
+    loop_lag_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The sender ends the session: a client that leaves, or a runtime that drains."""
+
+    reason: str = ""
+
+
+ToRuntime = (
+    Hello
+    | Open
+    | Append
+    | Generate
+    | Select
+    | Close
+    | Cancel
+    | Credit
+    | Read
+    | Flush
+    | Stats
+    | Ping
+    | Goodbye
+)
+ToClient = Welcome | Chunk | Finished | Chosen | Reply | Failed | Pong | Goodbye
+Message = ToRuntime | ToClient
+
+TAGS: dict[str, type[Message]] = {
+    "hello": Hello,
+    "open": Open,
+    "append": Append,
+    "generate": Generate,
+    "select": Select,
+    "close": Close,
+    "cancel": Cancel,
+    "credit": Credit,
+    "read": Read,
+    "flush": Flush,
+    "stats": Stats,
+    "ping": Ping,
+    "welcome": Welcome,
+    "chunk": Chunk,
+    "finished": Finished,
+    "chosen": Chosen,
+    "reply": Reply,
+    "failed": Failed,
+    "pong": Pong,
+    "goodbye": Goodbye,
+}
+"""The one table from a frame's tag to the class it may become."""
+
+_TAG_OF: dict[type[Message], str] = {cls: tag for tag, cls in TAGS.items()}
+
+
+def encode(message: Message) -> bytes:
+    """Return the frame of a message."""
+    return orjson.dumps((_TAG_OF[type(message)], message))
+
+
+def decode(frame: bytes | memoryview) -> Message:
+    """Return the message of a frame, with every field validated.
+
+    Raises ``ProtocolError`` for anything else: too long, not JSON, an unknown tag, a missing, extra
+    or wrongly typed field.
+    """
+    if len(frame) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are accepted")
+    try:
+        parsed = orjson.loads(frame)
+    except orjson.JSONDecodeError as error:
+        raise ProtocolError(f"frame is not JSON: {error}") from None
+    if not (isinstance(parsed, list) and len(parsed) == 2 and isinstance(parsed[0], str)):
+        raise ProtocolError("frame is not [tag, fields]")
+    tag, fields = parsed
+    cls = TAGS.get(tag)
+    if cls is None:
+        raise ProtocolError(f"unknown message {tag[:40]!r}; known: {', '.join(TAGS)}")
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"fields of {tag!r} are not an object")
+    unknown = fields.keys() - cls.__dataclass_fields__.keys()
+    if unknown:
+        raise ProtocolError(f"unknown fields of {tag!r}: {', '.join(sorted(unknown))[:200]}")
+    try:
+        return msgspec.convert(fields, cls)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"message {tag!r}: {error}") from None
+
+
+def encode_all(messages: Iterable[Message]) -> list[bytes]:
+    """Return the frames of several messages, in order."""
+    return [encode(message) for message in messages]

@@ -1,0 +1,104 @@
+"""Which waiting requests start to run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from radixrt.runtime.kv import KvSpace
+from radixrt.runtime.queue import WaitingQueue
+from radixrt.runtime.request import Request
+from radixrt.runtime.slots import SlotTable
+
+MIN_SHARED_TOKENS = 8
+"""Waiting for another request's prefix must save at least so many tokens: it costs a step."""
+
+MAX_REFUSALS = 8
+"""How many requests that do not fit are looked at in one step."""
+
+
+class Admission:
+    """Moves requests from the queue into slots, as memory allows.
+
+    A request is admitted when its prompt and a share of every running request's growth fit into what
+    is free or evictable, so that decoding seldom runs out. The share rises to all of it when a
+    request had to be retracted and decays while none is.
+    """
+
+    min_share = 0.25
+    decay = 0.98
+
+    def __init__(self, queue: WaitingQueue, slots: SlotTable, kv: KvSpace) -> None:
+        self.queue = queue
+        self.slots = slots
+        self.kv = kv
+        self.growth_share = 0.5
+
+    def retracted(self) -> None:
+        """Memory ran short: reserve all growth for a while."""
+        self.growth_share = 1.0
+
+    def outstanding(self) -> int:
+        """Return the pages that the running requests are expected to take yet."""
+        slots = self.slots
+        rows = slots.active
+        known = slots.num_tokens[rows]
+        growth = np.ceil(self.growth_share * (slots.max_compute[rows] - known)).astype(np.int64)
+        target = np.minimum(known + np.maximum(growth, 0), slots.max_compute[rows])
+        pages = -(-target // slots.page_size) - slots.num_pages[rows]
+        return int(np.maximum(pages, 0).sum())
+
+    def try_start(self, request: Request) -> bool:
+        """Give the request a slot, its cached prefix and a lease; False when memory is short."""
+        kv = self.kv
+        kv.match(request)
+        lease = request.lease
+        if not self._fits(request):
+            if lease is None or lease.tail is None or len(self.slots.active):
+                kv.unmatch(request)
+                return False
+            lease.drop_tail()  # alone, and the tail's page is the one that is missing
+            if not self._fits(request):
+                kv.unmatch(request)
+                return False
+        self.queue.admitted(request)
+        slot = self.slots.take(request)
+        kv.adopt(request)
+        if request.cached < 0:
+            request.cached = int(self.slots.num_computed[slot])
+            request.evicted = kv.num_evicted(request, request.cached)
+        self.growth_share = max(self.min_share, self.growth_share * self.decay)
+        return True
+
+    def provider(self, request: Request) -> tuple[Request, int] | None:
+        """Return the running request that is computing the longest prefix the waiting one lacks, and
+        that prefix' length; None when waiting for it would not pay."""
+        slots, kv = self.slots, self.kv
+        rows = slots.active[slots.num_committed[slots.active] < slots.num_known[slots.active]]
+        if len(rows) == 0 or not kv.reuse:
+            return None
+        limit = min(request.logits_from, len(request.token_ids))
+        cached = kv.peek(request)
+        request_ids = request.token_ids
+        gain_end = cached + MIN_SHARED_TOKENS
+        if gain_end > limit:
+            return None
+        agrees = slots.tokens[rows, cached:gain_end] == request_ids[cached:gain_end]
+        best: tuple[Request, int] | None = None
+        for slot in rows[agrees.all(axis=1)].tolist():
+            running = slots.requests[slot]
+            if running is None or running.namespace != request.namespace or running.is_over:
+                continue
+            length = min(limit, int(slots.num_known[slot]))
+            differs = slots.tokens[slot, :length] != request_ids[:length]
+            common = int(differs.argmax()) if differs.any() else length
+            if common >= gain_end and (best is None or common > best[1]):
+                best = running, common
+        return best
+
+    def _fits(self, request: Request) -> bool:
+        lease = request.lease
+        n = len(request.token_ids)
+        end = min(n + int(self.growth_share * (request.max_len - n)), request.max_len - 1)
+        have = len(lease.pages) if lease is not None else 0
+        need = self.kv.pages_of(max(end, n)) - have
+        return need + self.outstanding() <= self.kv.num_available

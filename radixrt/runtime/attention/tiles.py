@@ -1,0 +1,237 @@
+"""Which tiles of queries meet which runs of keys: the plan of the grouped attention kernel.
+
+A **tile** is a small set of query tokens and one range of key positions that all of them see
+through the same pages. A prefill block is a tile over its own row; a decoding token is a tile over
+its own tail; and the decoding tokens of all rows that share a run of pages are one tile over that
+run, so a shared page is read once for all of them instead of once a row. A token that occurs in
+several tiles gets a partial result from each, merged afterwards by log-sum-exp (as in
+FlashDecoding and Hydragen). The kernel knows nothing of prefill, decode or sharing: only tiles.
+
+Rows share a run exactly if their page tables hold the same pages there, because the radix tree
+keeps one copy of each page. So the groups are read off the page table, in one sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Piece = tuple[Int32, int, int, int]
+"""The tokens of a tile, its row, kv_start and kv_end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows that share the pages ``[start, end)`` of their tables; ``rows`` index the batch."""
+
+    rows: Int32
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """N tiles of at most S tokens each.
+
+    * ``tokens`` [N, S]: indices into the batch's tokens, -1 where the tile is not full
+    * ``row`` [N]: a row whose page table leads to the keys
+    * ``kv_start``, ``kv_end`` [N]: the range of key positions
+    * ``partial`` [N, S]: where each token's partial result goes; -1 if it is the whole result
+    """
+
+    tokens: Int32
+    row: Int32
+    kv_start: Int32
+    kv_end: Int32
+    partial: Int32
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """Small tiles (one decoding token or a group of few), large tiles, and what to merge.
+
+    Token ``merge_token[i]`` has the partial results ``merge_start[i] : merge_start[i + 1]``.
+    """
+
+    small: Tiles
+    large: Tiles
+    merge_token: Int32
+    merge_start: Int32
+    num_partials: int
+
+
+def shared_runs(page_table: Int32, num_pages: Int32, min_pages: int) -> tuple[list[Run], Int32]:
+    """Return the runs of pages that two or more rows share, and where each row's own pages begin.
+
+    ``page_table`` is [B, M], ``num_pages`` [B] the valid entries of each row. Runs shorter than
+    ``min_pages`` are left to the rows themselves (reading them twice is cheaper than a merge). The
+    runs of one row are disjoint and cover ``[0, own)`` together. O(B log B + B M).
+    """
+    num_rows = len(num_pages)
+    own = np.zeros(num_rows, np.int32)
+    if num_rows < 2:
+        return [], own
+    keys = np.ascontiguousarray(page_table).view(np.dtype((np.void, 4 * page_table.shape[1])))
+    order = np.argsort(keys.ravel(), kind="stable").astype(np.int32)
+    table = page_table[order]
+    differs = table[1:] != table[:-1]
+    first = np.where(differs.any(axis=1), differs.argmax(axis=1), page_table.shape[1])
+    lengths = num_pages[order]
+    common = np.minimum(first, np.minimum(lengths[1:], lengths[:-1]))
+
+    runs: list[Run] = []
+    for lo, hi, start, end in _intervals(common.tolist(), min_pages):
+        rows = order[lo:hi]
+        runs.append(Run(rows, start, end))
+        own[rows] = np.maximum(own[rows], end)
+    return runs, own
+
+
+def _intervals(common: list[int], min_pages: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (lo, hi, start, end) for every maximal run of sorted rows [lo, hi) whose neighbours
+    have at least ``end`` pages in common and whose enclosing run ends at ``start``.
+
+    The nesting is that of the longest-common-prefix intervals of a suffix array (Abouelhoda et al.,
+    2004), walked from the outside in so that runs below ``min_pages`` fall to their children.
+    """
+    pending = [(0, len(common) + 1, 0)]
+    while pending:
+        lo, hi, start = pending.pop()
+        if hi - lo < 2:
+            continue
+        inner = common[lo : hi - 1]
+        depth = min(inner)
+        end = depth if depth - start >= min_pages else start
+        if end > start:
+            yield lo, hi, start, end
+        begin = lo
+        for offset, value in enumerate(inner):
+            if value == depth:
+                pending.append((begin, lo + offset + 1, end))
+                begin = lo + offset + 1
+        pending.append((begin, hi, end))
+
+
+def plan_tiles(
+    query_start: Int32,
+    kv_lens: Int32,
+    page_table: Int32,
+    page_size: int,
+    *,
+    small_slots: int,
+    large_slots: int,
+    parallel: int,
+    window: int = 0,
+    group: bool = True,
+    min_run_tokens: int = 64,
+) -> TilePlan:
+    """Return the tiles of a batch (arrays as in ``ForwardBatch``).
+
+    ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile. ``parallel`` is
+    the number of tiles that keep the device busy (multiprocessors × tiles each, divided by the key
+    heads); ranges are cut into pieces until there are so many, but not below 256 positions. With a
+    sliding ``window`` nothing is grouped: rows of different lengths see different parts of a run.
+    """
+    query_lens = np.diff(query_start)
+    decoding = np.flatnonzero(query_lens == 1).astype(np.int32)
+    pieces: list[Piece] = []
+    own_start = np.zeros(len(kv_lens), np.int32)
+    if group and not window and len(decoding) > 1:
+        full_pages = kv_lens[decoding] // page_size
+        runs, own = shared_runs(
+            page_table[decoding], full_pages, max(1, min_run_tokens // page_size)
+        )
+        own_start[decoding] = own * page_size
+        for run in runs:
+            rows = decoding[run.rows]
+            slots = small_slots if len(rows) <= small_slots else large_slots
+            for begin in range(0, len(rows), slots):
+                part = rows[begin : begin + slots]
+                span = (int(part[0]), run.start * page_size, run.end * page_size)
+                pieces.append((query_start[part], *span))
+
+    own_first = np.maximum(own_start[decoding], kv_lens[decoding] - window if window else 0)
+    own_lens = kv_lens[decoding] - own_first
+    work = int(own_lens.sum()) + sum(end - start for _, _, start, end in pieces)
+    step = max(256, -(-work // max(parallel, 1)))
+    step = -(-step // 64) * 64
+
+    # Decoding tokens over their own pages, cut into pieces of ``step`` positions.
+    counts = -(-own_lens // step)
+    which = np.repeat(np.arange(len(decoding), dtype=np.int32), counts)
+    nth = np.arange(len(which), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
+    own_row = decoding[which]
+    begins = (own_first[which] + nth * step).astype(np.int32)
+    own = _tiles(
+        query_start[own_row][:, None],
+        np.stack((own_row, begins, np.minimum(begins + step, kv_lens[own_row])), axis=1),
+        small_slots,
+    )
+
+    small: list[Piece] = []
+    large: list[Piece] = []
+    for tokens, row, start, end in pieces:
+        tiles = small if len(tokens) <= small_slots else large
+        tiles += [(tokens, row, begin, min(begin + step, end)) for begin in range(start, end, step)]
+    for row in np.flatnonzero(query_lens > 1).tolist():
+        past = int(kv_lens[row]) - int(query_lens[row])
+        for begin in range(0, int(query_lens[row]), large_slots):
+            stop = min(begin + large_slots, int(query_lens[row]))
+            tokens = np.arange(query_start[row] + begin, query_start[row] + stop, dtype=np.int32)
+            first = max(0, past + begin - window + 1) if window else 0
+            large.append((tokens, row, first, past + stop))
+
+    return _number_partials(
+        int(query_start[-1]),
+        _concatenate(own, _collect(small, small_slots)),
+        _collect(large, large_slots),
+    )
+
+
+def _tiles(tokens: Int32, spans: Int32, slots: int) -> Tiles:
+    """Return tiles of ``tokens`` [N, <= slots] and ``spans`` [N, 3] = (row, kv_start, kv_end)."""
+    padded = np.full((len(tokens), slots), -1, np.int32)
+    padded[:, : tokens.shape[1]] = tokens
+    row, start, end = (np.ascontiguousarray(column, np.int32) for column in spans.T)
+    return Tiles(padded, row, start, end, np.full(padded.shape, -1, np.int32))
+
+
+def _collect(pieces: list[Piece], slots: int) -> Tiles:
+    """Return tiles of pieces with different numbers of tokens."""
+    tokens = np.full((len(pieces), slots), -1, np.int32)
+    for index, (members, _, _, _) in enumerate(pieces):
+        tokens[index, : len(members)] = members
+    return _tiles(tokens, np.array([p[1:] for p in pieces], np.int32).reshape(-1, 3), slots)
+
+
+def _concatenate(first: Tiles, second: Tiles) -> Tiles:
+    return Tiles(
+        np.concatenate((first.tokens, second.tokens)),
+        np.concatenate((first.row, second.row)),
+        np.concatenate((first.kv_start, second.kv_start)),
+        np.concatenate((first.kv_end, second.kv_end)),
+        np.concatenate((first.partial, second.partial)),
+    )
+
+
+def _number_partials(num_tokens: int, small: Tiles, large: Tiles) -> TilePlan:
+    """Give every (tile, token) of a token with several tiles its place among the partial results.
+
+    Fills ``partial`` of both in place.
+    """
+    flat = np.concatenate((small.tokens.ravel(), large.tokens.ravel()))
+    used = np.flatnonzero(flat >= 0)
+    counts = np.bincount(flat[used], minlength=num_tokens)
+    merged = np.flatnonzero(counts > 1).astype(np.int32)
+    several = used[counts[flat[used]] > 1]
+    by_token = several[np.argsort(flat[several], kind="stable")]
+    partial = np.full(len(flat), -1, np.int32)
+    partial[by_token] = np.arange(len(by_token), dtype=np.int32)
+    small.partial[:] = partial[: small.tokens.size].reshape(small.partial.shape)
+    large.partial[:] = partial[small.tokens.size :].reshape(large.partial.shape)
+    merge_start = np.concatenate(([0], np.cumsum(counts[merged]))).astype(np.int32)
+    return TilePlan(small, large, merged, merge_start, len(by_token))

@@ -1,0 +1,254 @@
+"""Who owns which KV page: requests, the tree, the allocator; and the pool's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from radixrt.cache.pages import PageAllocator
+from radixrt.cache.radix import Lease, RadixCache
+from radixrt.runtime.plan import PageCopy
+from radixrt.runtime.request import Request
+from radixrt.runtime.slots import SlotTable
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class KvPool:
+    """K and V of all layers, each [num_layers, num_pages, page_size, num_kv_heads, head_dim]."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+    @classmethod
+    def zeros(
+        cls,
+        num_layers: int,
+        num_pages: int,
+        page_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KvPool:
+        """Return a pool of zeros; on a CPU its memory is touched only as pages are used."""
+        shape = (num_layers, num_pages, page_size, num_kv_heads, head_dim)
+        return cls(
+            torch.zeros(shape, dtype=dtype, device=device),
+            torch.zeros(shape, dtype=dtype, device=device),
+        )
+
+
+@dataclass(slots=True)
+class Parked:
+    """The path of an idle branch: a soft lease, and its tokens to tell what eviction took."""
+
+    lease: Lease
+    token_ids: Int32
+
+
+class KvSpace:
+    """Moves pages between the allocator, the running requests and the tree.
+
+    A running request with n computed tokens and a lease of m (a multiple of the page size)::
+
+        tokens  [0 ............ m)[m ..................... n)
+        pages    the tree's,       the request's own: written by it alone
+                 locked by lease
+
+    ``free + cached + private == usable`` holds between any two calls. The device executes copies and
+    steps in the order in which they were decided here, so a page may change hands as soon as its
+    last use was *decided*; copies not yet handed to a step wait in ``copies``.
+    """
+
+    def __init__(
+        self, cache: RadixCache, allocator: PageAllocator, slots: SlotTable, *, reuse: bool = True
+    ) -> None:
+        self.cache = cache
+        self.allocator = allocator
+        self.slots = slots
+        self.page_size = slots.page_size
+        self.reuse = reuse
+        self.copies: list[PageCopy] = []
+        self.parked: dict[int, Parked] = {}
+
+    @property
+    def num_usable(self) -> int:
+        """Pages there are."""
+        return self.allocator.num_pages - 1
+
+    @property
+    def num_available(self) -> int:
+        """Pages that are free or can be made free at once."""
+        return self.allocator.num_free + self.cache.num_evictable
+
+    def pages_of(self, num_tokens: int) -> int:
+        """Return how many pages hold ``num_tokens`` tokens."""
+        return -(-num_tokens // self.page_size)
+
+    def take(self, n: int) -> Int32:
+        """Return ``n`` pages, evicting what is needed; the caller saw to it that they are there."""
+        return self.cache.take(n)
+
+    def peek(self, request: Request) -> int:
+        """Return how many tokens a waiting request would find cached; changes nothing."""
+        if not self.reuse:
+            return 0
+        return self.cache.peek(request.namespace, request.token_ids[: request.logits_from])
+
+    def match(self, request: Request) -> int:
+        """Lock the longest cached prefix of a waiting request; return its tokens, tail included."""
+        if not self.reuse:
+            return 0
+        lease = self.cache.acquire(request.namespace, request.token_ids[: request.logits_from])
+        request.lease = lease
+        return lease.num_tokens + (lease.tail.num_tokens if lease.tail is not None else 0)
+
+    def unmatch(self, request: Request) -> None:
+        """Undo ``match``."""
+        if request.lease is not None:
+            request.lease.release()
+            request.lease = None
+
+    def adopt(self, request: Request) -> None:
+        """Put the matched pages into the page table of the request's slot. The matched tail, a page
+        of the tree that continues the match, is copied to a page of the request's own."""
+        lease, slots, slot = request.lease, self.slots, request.slot
+        if lease is None:
+            return
+        num_pages, num_tokens = len(lease.pages), lease.num_tokens
+        slots.pages[slot, :num_pages] = lease.pages
+        if lease.tail is not None:
+            page = int(self.take(1)[0])
+            self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
+            slots.pages[slot, num_pages] = page
+            num_pages += 1
+            num_tokens += lease.tail.num_tokens
+            lease.drop_tail()
+        slots.num_pages[slot] = num_pages
+        slots.num_computed[slot] = slots.num_committed[slot] = num_tokens
+
+    def grow(self, rows: Int32, ends: Int32) -> None:
+        """Give the slots ``rows`` pages up to ``ends`` tokens each; they are available."""
+        slots = self.slots
+        have = slots.num_pages[rows]
+        more = -(-ends // self.page_size) - have
+        total = int(more.sum())
+        if total == 0:
+            return
+        pages = self.take(total)
+        row_of = np.repeat(np.arange(len(rows)), more)
+        offset = np.arange(total) - np.repeat(np.cumsum(more) - more, more)
+        slots.pages[rows[row_of], have[row_of] + offset] = pages
+        slots.num_pages[rows] = have + more
+
+    def share(self, request: Request, num_tokens: int) -> None:
+        """Hand the request's full pages of its first ``num_tokens`` committed tokens to the tree.
+
+        Before: ``[m, n)`` is private. After: the lease covers all full pages, the table names the
+        tree's pages, and pages that the tree had already are free again.
+        """
+        lease = request.lease
+        num_pages = num_tokens // self.page_size
+        if lease is None or num_pages * self.page_size <= lease.num_tokens:
+            return
+        slots, slot = self.slots, request.slot
+        extension = lease.extend(
+            slots.tokens[slot, : num_pages * self.page_size], slots.pages[slot, :num_pages]
+        )
+        slots.pages[slot, :num_pages] = extension.pages
+        self.allocator.give(extension.duplicates)
+
+    def share_tail(self, request: Request, num_tokens: int) -> None:
+        """Hand the tree a copy of the request's partly filled last page as well: others wait for
+        it while the request goes on writing its own. Does nothing when memory is short."""
+        slots, slot = self.slots, request.slot
+        num_full, num_tail = divmod(num_tokens, self.page_size)
+        if request.lease is None or num_tail == 0 or self.num_available < 1:
+            return
+        page = self.take(1)
+        self.copies.append(PageCopy(int(slots.pages[slot, num_full]), int(page[0]), num_tail))
+        token_ids = slots.tokens[slot, :num_tokens]
+        lease = self.cache.acquire(request.namespace, token_ids)
+        pages = np.concatenate([slots.pages[slot, :num_full], page])
+        self.allocator.give(lease.extend(token_ids, pages, final=True).duplicates)
+        lease.release()
+
+    def leave(self, request: Request, *, keep: bool) -> Lease | None:
+        """Take a request's pages away: what it committed goes to the tree (with ``keep``; without,
+        a step failed and nothing past the lease is trusted), the rest to the allocator.
+
+        Returns the lease, still locking the committed path; the caller parks or releases it.
+        """
+        slots, slot, lease = self.slots, request.slot, request.lease
+        num_pages = int(slots.num_pages[slot])
+        num_tokens = int(slots.num_committed[slot])
+        num_kept = 0
+        if lease is not None:
+            num_kept = len(lease.pages)
+            if keep and num_tokens > lease.num_tokens:
+                num_kept = self.pages_of(num_tokens)
+                extension = lease.extend(
+                    slots.tokens[slot, :num_tokens], slots.pages[slot, :num_kept], final=True
+                )
+                self.allocator.give(extension.duplicates)
+        self.allocator.give(slots.pages[slot, num_kept:num_pages].copy())
+        request.lease = None
+        return lease
+
+    def park(self, branch: int, lease: Lease, token_ids: Int32, bias_s: float) -> None:
+        """Keep an idle branch's path as a bias against eviction, in place of its earlier one."""
+        lease.park(bias_s)
+        self.release_branch(branch)
+        self.parked[branch] = Parked(lease, token_ids)
+
+    def release_branch(self, branch: int, *, ended: bool = False) -> None:
+        """Drop what is parked under a branch; ``ended`` makes its own tail go first."""
+        parked = self.parked.pop(branch, None)
+        if parked is not None:
+            parked.lease.release(ended=ended)
+
+    def num_evicted(self, request: Request, cached: int) -> int:
+        """Return how many prompt tokens past ``cached`` the request's branch had parked."""
+        parked = self.parked.get(request.branch)
+        if parked is None:
+            return 0
+        n = min(len(parked.token_ids), request.prompt_len, request.logits_from)
+        if n <= cached:
+            return 0
+        differs = parked.token_ids[:n] != request.token_ids[:n]
+        common = int(differs.argmax()) if differs.any() else n
+        return max(0, common - cached)
+
+    def num_private(self) -> int:
+        """Return how many pages the running requests own, for checks."""
+        slots = self.slots
+        return sum(
+            int(slots.num_pages[request.slot])
+            - (len(request.lease.pages) if request.lease is not None else 0)
+            for request in slots.requests
+            if request is not None
+        )
+
+    def check(self) -> None:
+        """Assert that every page has one owner."""
+        self.cache.check()
+        private = self.num_private()
+        total = self.allocator.num_free + self.cache.num_cached + private
+        assert total == self.num_usable, (
+            f"{self.allocator.num_free} free + {self.cache.num_cached} cached + {private} private "
+            f"!= {self.num_usable} usable pages"
+        )
+        owned = [
+            self.slots.pages[r.slot, len(r.lease.pages) if r.lease else 0 : self.slots.num_pages[r.slot]]
+            for r in self.slots.requests
+            if r is not None
+        ]
+        pages = np.concatenate(owned) if owned else np.zeros(0, np.int32)
+        assert len(np.unique(pages)) == len(pages), "a private page belongs to two requests"
+        assert not self.allocator.is_free(pages).any(), "a private page is free"

@@ -1,0 +1,59 @@
+"""Operations of a device: the interface is in ``base``, one provider a file, chosen here."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from radixrt.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from radixrt.runtime.ops.base import Ops
+
+PREFERRED = {"cpu": ("cpu", "reference"), "cuda": ("triton", "reference")}
+"""Device type → providers that "auto" tries, best first."""
+
+log = logging.getLogger(__name__)
+
+
+def choose_ops(device: torch.device, name: str = "auto") -> Ops:
+    """Return the operations of a device: the named provider, or the best one that loads.
+
+    "auto" logs a warning with the reason when it falls back. Raises ``ConfigError`` when the named
+    provider is unknown, does not load or does not serve the device.
+    """
+    if name != "auto":
+        return _load(name, device)
+    candidates = PREFERRED.get(device.type, ("reference",))
+    for candidate in candidates[:-1]:
+        try:
+            return _load(candidate, device)
+        except ConfigError as error:
+            log.warning("%s; trying the next provider", error)
+    return _load(candidates[-1], device)
+
+
+def _load(name: str, device: torch.device) -> Ops:
+    serves = {"cpu": "cpu", "triton": "cuda", "reference": device.type}
+    if name not in serves:
+        raise ConfigError(f"ops={name}: unknown; use auto, {', '.join(serves)}")
+    if serves[name] != device.type:
+        raise ConfigError(f"ops={name} does not serve device {device}; use ops=auto")
+    try:
+        match name:
+            case "cpu":
+                from radixrt.runtime.ops.cpu import CpuOps
+
+                return CpuOps()
+            case "triton":
+                from radixrt.runtime.ops.triton import TritonOps
+
+                return TritonOps()
+            case _:
+                from radixrt.runtime.ops.reference import ReferenceOps
+
+                return ReferenceOps()
+    except ImportError as error:
+        raise ConfigError(f"ops={name} is not available: {error}") from error

@@ -1,0 +1,82 @@
+"""The interface of the element-wise and linear operations that a model is written with."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Ops(Protocol):
+    """Operations of one device; chosen once at start-up.
+
+    Arguments are not modified where nothing else is said.
+    """
+
+    name: str
+
+    def linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``x @ weight.T + bias``: x [T, K], weight [N, K] as in the checkpoint, result [T, N]."""
+        ...
+
+    def rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, add_one: bool = False
+    ) -> torch.Tensor:
+        """RMSNorm over the last dimension, computed in f32; ``add_one`` scales by ``1 + weight``
+        (Gemma). x is [T, H] or [T, heads, head_dim]."""
+        ...
+
+    def add_rms_norm(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        *,
+        add_one: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(rms_norm(x + residual), x + residual)``; may reuse the memory of both."""
+        ...
+
+    def rope(
+        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
+    ) -> None:
+        """Rotate query [T, Hq, D] and key [T, Hk, D] in place, half-split (NeoX) layout.
+
+        ``cos_sin`` is f32 [max_positions, D]: cosines in the first half of the last dimension,
+        sines in the second.
+        """
+        ...
+
+    def gated_act(self, gate_up: torch.Tensor, act: str) -> torch.Tensor:
+        """``act(gate) * up`` for gate_up [T, 2F] (gate first); act is "silu" or "gelu_tanh"."""
+        ...
+
+    def kv_write(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        """Write key and value [T, Hk, D] to ``slots`` of the pools [pages, page_size, Hk, D]."""
+        ...
+
+    def copy_page(
+        self,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        source: int,
+        target: int,
+        num_tokens: int,
+    ) -> None:
+        """Copy the first ``num_tokens`` tokens of page ``source`` to page ``target``; the pools are
+        [num_layers, num_pages, page_size, Hk, D]."""
+        ...
+
+    def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
+        """Set logits [R, V] f32 to -inf where ``bitmask`` int32 [R, ceil(V / 32)] has a 0 bit."""
+        ...

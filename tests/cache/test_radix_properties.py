@@ -1,0 +1,247 @@
+"""The cache against a naive model: a set of every prefix that is cached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from radixrt.cache.pages import PageAllocator
+from radixrt.cache.radix import Lease, RadixCache
+from radixrt.errors import OutOfPages
+
+Int32 = NDArray[np.int32]
+Prefix = tuple[int, ...]
+
+NAMESPACES = ("a", "b")
+tokens = st.lists(st.integers(0, 2), max_size=24).map(tuple)
+
+
+def ids(sequence: Prefix) -> Int32:
+    return np.array(sequence, dtype=np.int32)
+
+
+@dataclass
+class Call:
+    """A running request: what it has computed, and which pages behind its lease are its own."""
+
+    namespace: str
+    tokens: Prefix
+    lease: Lease
+    own: Int32
+    contents: dict[int, Prefix] = field(default_factory=dict)
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Requests that come, compute, fork, park, end and are retracted, in any order.
+
+    ``self.written`` says for each page which prefix of which namespace its K and V were computed
+    for; the cache is right when every page it hands out was written for the tokens it stands for.
+    """
+
+    page_size = 4
+    num_pages = 40
+
+    @initialize()
+    def start(self) -> None:
+        self.now = 0.0
+        self.allocator = PageAllocator(self.num_pages)
+        self.cache = RadixCache(self.allocator, self.page_size, clock=lambda: self.now)
+        self.written: dict[int, tuple[str, Prefix]] = {}
+        self.calls: list[Call] = []
+        self.parked: list[Lease] = []
+        self.known: list[Prefix] = [()]
+
+    def private(self) -> int:
+        return sum(len(call.own) for call in self.calls)
+
+    # -- what a request does
+
+    def sequence(self, data: st.DataObject) -> Prefix:
+        """A continuation of something seen before, cut anywhere."""
+        base = data.draw(st.sampled_from(self.known))
+        return (base[: data.draw(st.integers(0, len(base)))] + data.draw(tokens))[:40]
+
+    @precondition(lambda self: len(self.calls) < 5)
+    @rule(data=st.data(), namespace=st.sampled_from(NAMESPACES), keeps_tail=st.booleans())
+    def acquire(self, data: st.DataObject, namespace: str, keeps_tail: bool) -> None:
+        sequence = self.sequence(data)
+        expected = self.cache.peek(namespace, ids(sequence))
+        lease = self.cache.acquire(namespace, ids(sequence))
+        found = lease.num_tokens + (lease.tail.num_tokens if lease.tail else 0)
+        assert found == expected, "acquire found what peek did not"
+        assert found == self.longest_match(namespace, sequence), "not the longest match"
+        self.assert_written(namespace, sequence, lease)
+        call = Call(namespace, sequence[: lease.num_tokens], lease, ids(()))
+        self.calls.append(call)
+        tail = lease.tail
+        if tail is not None:
+            assert 0 < tail.num_tokens < self.page_size
+            assert self.written[tail.page][0] == namespace
+            stored = self.written[tail.page][1]
+            assert stored[: lease.num_tokens + tail.num_tokens] == sequence[:found]
+            if self.grow(call, sequence[lease.num_tokens : found]) and not keeps_tail:
+                lease.drop_tail()
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), more=tokens)
+    def compute(self, data: st.DataObject, more: Prefix) -> None:
+        self.grow(data.draw(st.sampled_from(self.calls)), more)
+
+    def grow(self, call: Call, more: Prefix) -> bool:
+        """Compute ``more`` tokens into private pages; False when there is no memory for them."""
+        sequence = call.tokens + more
+        missing = -(-len(sequence) // self.page_size) - len(call.lease.pages) - len(call.own)
+        can = self.allocator.num_free + self.cache.num_evictable >= missing
+        try:
+            pages = self.cache.take(missing)
+        except OutOfPages:
+            assert not can, "refused although enough was evictable"
+            return False
+        assert can
+        call.own = np.concatenate([call.own, pages])
+        call.tokens = sequence
+        for i, page in enumerate(call.own.tolist(), len(call.lease.pages)):
+            self.written[page] = call.namespace, sequence[: (i + 1) * self.page_size]
+        self.known.append(sequence)
+        return True
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), final=st.booleans(), ending=st.sampled_from(["go on", "end", "park"]))
+    def extend(self, data: st.DataObject, final: bool, ending: str) -> None:
+        call = data.draw(st.sampled_from(self.calls))
+        lease, before = call.lease, len(call.lease.pages)
+        pages = np.concatenate([lease.pages, call.own])
+        extension = lease.extend(ids(call.tokens), pages, final=final)
+        num_full = len(call.tokens) // self.page_size
+        assert lease.num_tokens == num_full * self.page_size
+        assert np.array_equal(extension.pages, lease.pages)
+        assert len(lease.pages) == num_full
+        assert self.cache.peek(call.namespace, ids(call.tokens)) >= (
+            len(call.tokens) if final else lease.num_tokens
+        )
+        self.assert_written(call.namespace, call.tokens, lease)
+        assert set(extension.duplicates.tolist()) <= set(call.own.tolist())
+        self.allocator.give(extension.duplicates)
+        call.own = call.own[len(call.own) :] if final else call.own[num_full - before :]
+        if final:
+            self.leave(call, "end" if ending == "go on" else ending)
+        elif ending == "park":
+            self.leave(call, "park")
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), ending=st.sampled_from(["end", "release", "park"]))
+    def retract(self, data: st.DataObject, ending: str) -> None:
+        self.leave(data.draw(st.sampled_from(self.calls)), ending)
+
+    def leave(self, call: Call, ending: str) -> None:
+        self.allocator.give(call.own)
+        self.calls.remove(call)
+        if ending == "park":
+            call.lease.park(5.0)
+            self.parked.append(call.lease)
+            return
+        call.lease.release(ended=ending == "end")
+        call.lease.release()
+
+    @precondition(lambda self: self.parked)
+    @rule(data=st.data(), ended=st.booleans())
+    def release_parked(self, data: st.DataObject, ended: bool) -> None:
+        lease = data.draw(st.sampled_from(self.parked))
+        self.parked.remove(lease)
+        lease.release(ended=ended)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def drop_tail(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.calls)).lease.drop_tail()
+
+    # -- what happens to the cache
+
+    @rule(num_pages=st.integers(0, 12))
+    def evict(self, num_pages: int) -> None:
+        evictable, free = self.cache.num_evictable, self.allocator.num_free
+        given = self.cache.evict(num_pages)
+        assert given == min(num_pages, evictable)
+        assert self.allocator.num_free == free + given
+
+    @rule()
+    def clear(self) -> None:
+        assert self.cache.clear() >= 0
+        assert self.cache.num_evictable == 0
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    # -- what always holds
+
+    def longest_match(self, namespace: str, sequence: Prefix) -> int:
+        """Longest prefix of ``sequence`` that is a prefix of what some cached page stands for."""
+        prefixes = set()
+        for owner, prefix in self.cached():
+            if owner == namespace:
+                prefixes |= {prefix[:i] for i in range(len(prefix) + 1)}
+        return max(i for i in range(len(sequence) + 1) if i == 0 or sequence[:i] in prefixes)
+
+    def cached(self) -> list[tuple[str, Prefix]]:
+        private = {page for call in self.calls for page in call.own.tolist()}
+        every = np.arange(1, self.num_pages, dtype=np.int32)
+        used = every[~self.allocator.is_free(every)].tolist()
+        return [self.written[page] for page in used if page not in private]
+
+    def assert_written(self, namespace: str, sequence: Prefix, lease: Lease) -> None:
+        for i, page in enumerate(lease.pages.tolist()):
+            assert self.written[page] == (namespace, sequence[: (i + 1) * self.page_size])
+
+    @invariant()
+    def everything_holds(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        cache = self.cache
+        cache.check()
+        used = self.allocator.num_free + cache.num_cached + self.private()
+        assert used == self.allocator.num_usable, "a page was lost"
+        for call in self.calls:
+            self.assert_written(call.namespace, call.tokens, call.lease)
+            path = list(call.lease.path())[::-1]
+            ends = [0, *(end for _, _, end in path)]
+            assert [start for _, start, _ in path] == ends[:-1]
+            assert ends[-1] == call.lease.num_tokens
+        leases = [call.lease for call in self.calls]
+        locked = {page for lease in leases for page in lease.pages.tolist()}
+        locked |= {lease.tail.page for lease in leases if lease.tail is not None}
+        assert cache.num_evictable == cache.num_cached - len(locked), "a lock holds too much"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        for call in list(self.calls):
+            self.leave(call, "release")
+        assert self.cache.num_evictable == self.cache.num_cached, "something stayed locked"
+        for lease in self.parked:
+            lease.release()
+        self.cache.clear()
+        self.cache.check()
+        assert self.allocator.num_free == self.allocator.num_usable, "a page was lost"
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 4, 16])
+def test_any_use_keeps_the_invariants_and_finds_the_longest_match(page_size: int) -> None:
+    class Machine(CacheMachine):
+        pass
+
+    Machine.page_size = page_size
+    Machine.num_pages = max(8, 96 // page_size)
+    Machine.TestCase.settings = settings(
+        max_examples=60,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    Machine.TestCase("runTest").runTest()

@@ -1,0 +1,164 @@
+"""The plan of grouped attention: every key exactly once, through the right pages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from radixrt.runtime.attention.tiles import Tiles, plan_tiles, shared_runs
+
+Int32 = NDArray[np.int32]
+
+
+class Batch:
+    """A ragged batch whose rows share pages as a random tree does."""
+
+    def __init__(self, seed: int, num_rows: int, page_size: int, prefill: bool) -> None:
+        rng = np.random.default_rng(seed)
+        paths: list[list[int]] = [[]]
+        next_page = 1
+        for _ in range(num_rows * 2):
+            parent = paths[int(rng.integers(len(paths)))]
+            length = int(rng.integers(1, 6))
+            paths.append([*parent, *range(next_page, next_page + length)])
+            next_page += length
+        rows = [paths[int(rng.integers(1, len(paths)))] for _ in range(num_rows)]
+        # The last page is a row's own: nobody decodes into a page of the tree.
+        rows = [[*row, next_page + index] for index, row in enumerate(rows)]
+        self.page_size = page_size
+        self.page_table = np.zeros((num_rows, max(map(len, rows))), np.int32)
+        for index, row in enumerate(rows):
+            self.page_table[index, : len(row)] = row
+        lens = [(len(row) - 1) * page_size + int(rng.integers(1, page_size + 1)) for row in rows]
+        self.kv_lens = np.array(lens, np.int32)
+        most = [min(n, 40) if prefill and rng.random() < 0.4 else 1 for n in lens]
+        queries = [int(rng.integers(1, n + 1)) for n in most]
+        self.query_start = np.concatenate(([0], np.cumsum(queries))).astype(np.int32)
+
+    def position(self, token: int) -> tuple[int, int]:
+        """Return the row of a token and its position there."""
+        row = int(np.searchsorted(self.query_start, token, side="right")) - 1
+        return row, int(self.kv_lens[row] - self.query_start[row + 1] + token)
+
+    def keys(self, row: int, start: int, end: int) -> list[tuple[int, int]]:
+        """Return (page, offset) of each key position."""
+        at = range(start, end)
+        return [(int(self.page_table[row, p // self.page_size]), p % self.page_size) for p in at]
+
+
+batches = st.builds(
+    Batch,
+    seed=st.integers(0, 10_000),
+    num_rows=st.integers(1, 24),
+    page_size=st.sampled_from([1, 4, 16]),
+    prefill=st.booleans(),
+)
+
+
+def visible(tiles: Tiles, batch: Batch, window: int) -> dict[int, list[tuple[int, int]]]:
+    """Return the keys each token meets in these tiles, with the kernel's mask applied."""
+    met: dict[int, list[tuple[int, int]]] = {}
+    for index in range(len(tiles.row)):
+        for token in tiles.tokens[index][tiles.tokens[index] >= 0].tolist():
+            _, position = batch.position(token)
+            start, end = int(tiles.kv_start[index]), int(tiles.kv_end[index])
+            first = max(start, position - window + 1) if window else start
+            keys = batch.keys(int(tiles.row[index]), first, min(end, position + 1))
+            met.setdefault(token, []).extend(keys)
+    return met
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    batch=batches,
+    window=st.sampled_from([0, 0, 7, 40]),
+    group=st.booleans(),
+    parallel=st.sampled_from([1, 16, 500]),
+    slots=st.sampled_from([1, 4, 16]),
+)
+def test_every_token_meets_every_key_it_may_see_exactly_once(
+    batch: Batch, window: int, group: bool, parallel: int, slots: int
+) -> None:
+    plan = plan_tiles(
+        batch.query_start,
+        batch.kv_lens,
+        batch.page_table,
+        batch.page_size,
+        small_slots=min(slots, 4),
+        large_slots=slots,
+        parallel=parallel,
+        window=window,
+        group=group,
+        min_run_tokens=2 * batch.page_size,
+    )
+    small = visible(plan.small, batch, window)
+    large = visible(plan.large, batch, window)
+    for token in range(int(batch.query_start[-1])):
+        row, position = batch.position(token)
+        first = max(0, position - window + 1) if window else 0
+        met = small.get(token, []) + large.get(token, [])
+        assert sorted(met) == sorted(batch.keys(row, first, position + 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(batch=batches, parallel=st.sampled_from([1, 500]))
+def test_partial_results_are_numbered_once_and_found_by_the_merge(
+    batch: Batch, parallel: int
+) -> None:
+    plan = plan_tiles(
+        batch.query_start,
+        batch.kv_lens,
+        batch.page_table,
+        batch.page_size,
+        small_slots=2,
+        large_slots=4,
+        parallel=parallel,
+        min_run_tokens=batch.page_size,
+    )
+    pairs = [
+        (int(token), int(partial))
+        for tiles in (plan.small, plan.large)
+        for token, partial in zip(tiles.tokens.ravel(), tiles.partial.ravel(), strict=True)
+        if token >= 0
+    ]
+    whole = [token for token, partial in pairs if partial < 0]
+    parts = {partial: token for token, partial in pairs if partial >= 0}
+    assert sorted(parts) == list(range(plan.num_partials))
+    merged = {
+        partial: int(token)
+        for index, token in enumerate(plan.merge_token)
+        for partial in range(plan.merge_start[index], plan.merge_start[index + 1])
+    }
+    assert merged == parts
+    assert sorted(whole + plan.merge_token.tolist()) == list(range(int(batch.query_start[-1])))
+
+
+def test_runs_of_all_levels_are_found_and_short_ones_left_to_the_rows() -> None:
+    table = np.array(
+        [
+            [1, 2, 3, 10, 11, 20],
+            [1, 2, 3, 10, 11, 21],
+            [1, 2, 3, 12, 22, 0],
+            [9, 23, 0, 0, 0, 0],
+        ],
+        np.int32,
+    )
+    lengths = np.array([6, 6, 5, 2], np.int32)
+
+    def named(min_pages: int) -> tuple[set[tuple[tuple[int, ...], int, int]], list[int]]:
+        runs, own = shared_runs(table, lengths, min_pages)
+        return {(tuple(sorted(r.rows.tolist())), r.start, r.end) for r in runs}, own.tolist()
+
+    assert named(1) == ({((0, 1, 2), 0, 3), ((0, 1), 3, 5)}, [5, 5, 3, 0])
+    assert named(3) == ({((0, 1, 2), 0, 3)}, [3, 3, 3, 0])
+    assert named(4) == ({((0, 1), 0, 5)}, [5, 5, 0, 0])
+
+
+@pytest.mark.parametrize("num_rows", [0, 1])
+def test_nothing_is_shared_by_fewer_than_two_rows(num_rows: int) -> None:
+    runs, own = shared_runs(np.ones((num_rows, 3), np.int32), np.full(num_rows, 3, np.int32), 1)
+    assert runs == []
+    assert own.tolist() == [0] * num_rows

@@ -1,0 +1,137 @@
+"""Who may import whom, read from the sources: the architecture as a test."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import radixrt
+
+ROOT = Path(radixrt.__file__).parent
+
+FORBIDDEN = {
+    "lang": {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "radixrt.cache",
+        "radixrt.runtime",
+        "radixrt.gateway",
+    },
+    "gateway": {"torch", "radixrt.runtime", "radixrt.cache"},
+    "runtime": {"radixrt.lang", "radixrt.gateway", "transformers"},
+    "cache": {"torch", "radixrt.runtime", "radixrt.lang", "radixrt.gateway"},
+}
+"""Folder → modules it never imports."""
+
+FRONTEND = [
+    *("frontend", "branches", "calls", "tokenizer", "chat", "stops", "channel", "server"),
+    *("supervisor", "wire", "__main__"),
+]
+"""Files of the frontend process, which has no torch."""
+
+ADAPTERS = {"flashinfer": "flashinfer", "triton": "triton", "sgl_kernel": "sgl"}
+"""Optional kernel package → the only file name that imports it."""
+
+FORBIDDEN_CALLS = {"eval", "exec", "pickle", "marshal", "dill", "cloudpickle"}
+
+
+def sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that the file imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
+def test_a_layer_never_imports_what_is_above_or_beside_it(folder: str) -> None:
+    offences = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources()
+        if path.relative_to(ROOT).parts[0] == folder
+        for module in imports(path)
+        if any(within(module, banned) for banned in FORBIDDEN[folder])
+    ]
+    assert not offences
+
+
+def test_the_frontend_process_has_no_torch() -> None:
+    offences = [
+        f"{name}.py imports {module}"
+        for name in FRONTEND
+        if (ROOT / "runtime" / f"{name}.py").exists()
+        for module in imports(ROOT / "runtime" / f"{name}.py")
+        if within(module, "torch")
+    ]
+    assert not offences
+
+
+def test_an_optional_kernel_package_is_imported_in_its_adapter_file_alone() -> None:
+    offences = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sources()
+        for module in imports(path)
+        for package, stem in ADAPTERS.items()
+        if within(module, package) and path.stem != stem
+    ]
+    assert not offences
+
+
+def test_cuda_is_named_in_the_device_file_and_the_adapters_alone() -> None:
+    allowed = {"device", *ADAPTERS.values()}
+    offences = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        if path.stem not in allowed
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "cuda"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "torch"
+    ]
+    assert not offences
+
+
+def test_nothing_received_can_become_code() -> None:
+    offences = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if called and node.func.id in {"eval", "exec"}:
+                offences.append(f"{path.relative_to(ROOT)}:{node.lineno} calls {node.func.id}")
+        offences += [
+            f"{path.relative_to(ROOT)} imports {module}"
+            for module in imports(path)
+            if module.split(".")[0] in FORBIDDEN_CALLS
+        ]
+    assert not offences
+
+
+@pytest.mark.parametrize(
+    "statement", ["import radixrt", "import radixrt.lang", "import radixrt.cli"]
+)
+def test_the_client_loads_no_heavy_package(statement: str) -> None:
+    heavy = ("torch", "transformers", "tokenizers", "fastapi", "radixrt.runtime", "radixrt.cache")
+    code = f"{statement}; import sys; print([m for m in {heavy!r} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.strip() == "[]"

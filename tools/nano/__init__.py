@@ -1,0 +1,1 @@
+"""How the model that ships was made: text generator, tokenizer, training, evaluation, export."""
