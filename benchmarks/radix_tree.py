@@ -31,12 +31,14 @@ def insert(cache: RadixCache, allocator: PageAllocator, tokens: Int32) -> None:
     lease.release()
 
 
-def build(page_size: int, num_pages: int, num_leaves: int, prompt_tokens: int) -> list[Int32]:
+def build(
+    page_size: int, num_pages: int, num_leaves: int, prompt_tokens: int, places: int
+) -> list[Int32]:
     """Return sequences that make a tree of about ``num_pages`` pages and ``num_leaves`` leaves.
 
     Prompts of ``prompt_tokens`` share their first half in groups, as documents with questions do;
-    the other leaves are short and branch off a prompt at one of 256 places, so that a prompt is a
-    path of up to 256 nodes.
+    the other leaves are short and branch off a prompt at one of ``places`` places, 16 tokens apart,
+    so that a prompt is a path of about as many nodes.
     """
     rng = np.random.default_rng(0)
     num_long = max(8, num_pages * page_size // 2 // prompt_tokens)
@@ -50,34 +52,29 @@ def build(page_size: int, num_pages: int, num_leaves: int, prompt_tokens: int) -
     short_len = max(page_size, (num_pages * page_size - cached) // num_short)
     for _ in range(num_short):
         base = sequences[rng.integers(num_long)]
-        cut = 16 * rng.integers(0, min(prompt_tokens // 16, 256)) + 8
+        cut = 16 * rng.integers(0, min(prompt_tokens // 16, places)) + 8
         length = rng.integers(max(page_size, short_len // 2), short_len * 3 // 2 + 1)
         tail = rng.integers(0, VOCABULARY, length)
         sequences.append(np.concatenate([base[:cut], tail]).astype(np.int32))
     return sequences
 
 
-def measure(
-    name: str, calls: int, call: Callable[[int], object], reset: Callable[[], object]
-) -> None:
-    """Print median and 99th percentile of ``call(i)``; ``reset()`` runs untimed after each."""
+def measure(name: str, calls: int, call: Callable[[int], object]) -> None:
+    """Print median, 99th percentile and worst of ``call(0) .. call(calls - 1)``."""
     samples = np.empty(calls)
     for i in range(calls):
         start = time.perf_counter_ns()
         call(i)
         samples[i] = time.perf_counter_ns() - start
-        reset()
     median, p99, worst = np.percentile(samples, [50, 99, 100]) / 1e3
     print(f"  {name:<58}{median:>10.1f}{p99:>10.1f}{worst:>10.1f}{calls:>8}")
 
 
-def nothing() -> None:
-    """Reset nothing."""
-
-
-def large_tree(page_size: int, num_pages: int, num_leaves: int, prompt_tokens: int) -> None:
+def large_tree(
+    page_size: int, num_pages: int, num_leaves: int, prompt_tokens: int, places: int
+) -> None:
     """Match, insert and evict in one large tree."""
-    sequences = build(page_size, num_pages, num_leaves, prompt_tokens)
+    sequences = build(page_size, num_pages, num_leaves, prompt_tokens, places)
     allocator = PageAllocator(num_pages * 5 // 4 + 2 * prompt_tokens // page_size)
     cache = RadixCache(allocator, page_size)
     start = time.perf_counter()
@@ -86,8 +83,10 @@ def large_tree(page_size: int, num_pages: int, num_leaves: int, prompt_tokens: i
     seconds = time.perf_counter() - start
     num_long = max(8, num_pages * page_size // 2 // prompt_tokens)
     prompts = sequences[:num_long]
+    depth = np.median([num_nodes(cache, prompt) for prompt in prompts])
     print(
-        f"page size {page_size}: {cache.num_cached} pages, {cache.num_leaves} evictable leaves, "
+        f"page size {page_size}: {cache.num_cached} pages, {cache.num_leaves} leaves, "
+        f"{depth:.0f} nodes on the path of a prompt, "
         f"built in {seconds:.1f} s ({seconds / len(sequences) * 1e6:.0f} us a sequence)"
     )
     rng = np.random.default_rng(1)
@@ -100,13 +99,11 @@ def large_tree(page_size: int, num_pages: int, num_leaves: int, prompt_tokens: i
         f"peek, {k}k-token prompt, all cached",
         500,
         lambda i: cache.peek("model", prompts[i % num_long]),
-        nothing,
     )
     measure(
         f"acquire + release, {k}k-token prompt, all cached",
         500,
         lambda i: acquire_release(prompts[i % num_long]),
-        nothing,
     )
     changed = [prompt.copy() for prompt in prompts]
     for prompt in changed:
@@ -115,43 +112,42 @@ def large_tree(page_size: int, num_pages: int, num_leaves: int, prompt_tokens: i
         f"peek, {k}k-token prompt, diverges at a random token",
         500,
         lambda i: cache.peek("model", changed[i % num_long]),
-        nothing,
     )
     measure(
         f"acquire + release, {k}k-token prompt, diverges",
         500,
         lambda i: acquire_release(changed[i % num_long]),
-        nothing,
     )
     fresh = [rng.integers(0, VOCABULARY, prompt_tokens).astype(np.int32) for _ in range(20)]
     measure(
         f"acquire, take, extend, release: new {k}k-token prompt",
         20,
         lambda i: insert(cache, allocator, fresh[i]),
-        nothing,
     )
-    grow_in_steps(cache, allocator, rng)
+    grow_in_steps(cache, rng)
     short = sequences[num_long:]
     measure(
         "acquire + release, short sequence, all cached",
         5000,
         lambda i: acquire_release(short[i * 7 % len(short)]),
-        nothing,
     )
-    measure("evict one page", 20_000, lambda i: cache.evict(1), nothing)
+    measure("evict one page", min(20_000, cache.num_evictable // 8), lambda i: cache.evict(1))
     gc.collect()
-    measure("evict 64 pages", 1000, lambda i: cache.evict(64), nothing)
-    measure("take one page when none is free", 5000, lambda i: cache.take(1), nothing) if drain(
-        allocator
-    ) else None
+    measure("evict 64 pages", min(1000, cache.num_evictable // 128), lambda i: cache.evict(64))
+    allocator.take(allocator.num_free)
+    calls = min(5000, cache.num_evictable)
+    measure("take one page when none is free", calls, lambda i: cache.take(1))
 
 
-def drain(allocator: PageAllocator) -> bool:
-    """Take every free page, so that the next ``take`` has to evict."""
-    return len(allocator.take(allocator.num_free)) > 0
+def num_nodes(cache: RadixCache, tokens: Int32) -> int:
+    """Return how many nodes the path of ``tokens`` has."""
+    lease = cache.acquire("model", tokens)
+    num = len(list(lease.path()))
+    lease.release()
+    return num
 
 
-def grow_in_steps(cache: RadixCache, allocator: PageAllocator, rng: np.random.Generator) -> None:
+def grow_in_steps(cache: RadixCache, rng: np.random.Generator) -> None:
     """One long generation that gives each full page to the tree."""
     size = cache.page_size
     tokens = rng.integers(0, VOCABULARY, 1000 * size).astype(np.int32)
@@ -161,7 +157,7 @@ def grow_in_steps(cache: RadixCache, allocator: PageAllocator, rng: np.random.Ge
     def step(i: int) -> None:
         lease.extend(tokens[: (i + 1) * size], pages[: i + 1])
 
-    measure("extend by one page, 1000 times", 1000, step, nothing)
+    measure("extend by one page, 1000 times", 1000, step)
     lease.release()
 
 
@@ -181,14 +177,13 @@ def conversation(page_size: int, turns: int, *, forked: bool) -> None:
         insert(cache, allocator, tokens)
 
     kind = "with a fork each" if forked else "alone"
-    measure(f"one turn of 64 tokens, {turns} turns {kind}", turns, turn, nothing)
+    measure(f"one turn of 64 tokens, {turns} turns {kind}", turns, turn)
     measure(
         f"acquire + release after {turns} turns {kind}",
         300,
         lambda i: cache.acquire("model", tokens).release(),
-        nothing,
     )
-    measure(f"peek after {turns} turns {kind}", 300, lambda i: cache.peek("model", tokens), nothing)
+    measure(f"peek after {turns} turns {kind}", 300, lambda i: cache.peek("model", tokens))
 
 
 def wide(page_size: int, num_children: int) -> None:
@@ -206,22 +201,19 @@ def wide(page_size: int, num_children: int) -> None:
         f"insert one of {num_children} children of one node",
         num_children,
         lambda i: insert(cache, allocator, sequence(numbers[i])),
-        nothing,
     )
     gc.collect()
     measure(
         "acquire + release, known child",
         5000,
         lambda i: cache.acquire("model", sequence(numbers[i])).release(),
-        nothing,
     )
     measure(
         "acquire + release, unknown child (tail page)",
         5000,
         lambda i: cache.acquire("model", sequence(numbers[-1 - i])).release(),
-        nothing,
     )
-    measure("evict one child", 20_000, lambda i: cache.evict(1), nothing)
+    measure("evict one child", 20_000, lambda i: cache.evict(1))
 
 
 def main() -> None:
@@ -230,12 +222,13 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=1_000_000)
     parser.add_argument("--leaves", type=int, default=100_000)
     parser.add_argument("--prompt-tokens", type=int, default=32_768)
+    parser.add_argument("--places", type=int, default=256, help="nodes on the path of a prompt")
     parser.add_argument("--page-size", type=int, nargs="*", default=[16, 1])
     options = parser.parse_args()
     print(f"  {'microseconds':<58}{'median':>10}{'p99':>10}{'worst':>10}{'calls':>8}")
     for page_size in options.page_size:
         gc.collect()
-        large_tree(page_size, options.pages, options.leaves, options.prompt_tokens)
+        large_tree(page_size, options.pages, options.leaves, options.prompt_tokens, options.places)
         gc.collect()
         for forked in (False, True):
             conversation(page_size, 500, forked=forked)

@@ -167,18 +167,11 @@ class Kernel {
   }
 
   void many_scores(const T* const (&lines)[kKeys], int64_t count, State& state) const {
-    // K is transposed to [dim][kKeys].
-    for (int64_t key = 0; key < kKeys; key += kLanes) {
-      for (int64_t d = 0; d < head_dim_; d += kLanes) {
-        Bits square[kLanes];
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) {
-          square[i] = key + i < count ? (Bits)load_some(lines[key + i] + d, head_dim_ - d) : Bits{};
-        }
-        transpose(square);
-        const int64_t some = smaller<int64_t>(kLanes, head_dim_ - d);
-        for (int64_t i = 0; i < some; ++i) store(state.tile + (d + i) * kKeys + key, (Vec)square[i]);
-      }
+    // K is transposed to [dim][kKeys]; keys past `count` repeat the last, their scores are masked.
+    for (int64_t key = 0; key < round_up(count, kTileCols); key += kLanes) {
+      const T* rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) rows[i] = lines[smaller(key + i, count - 1)];
+      store_columns(rows, head_dim_, state.tile + key, kKeys);
     }
     for (int64_t key = 0; key < count; key += kTileCols) {
       outer_panel<OuterF32, false>(state.rows, {state.query, dim_, 1}, state.tile + key, kKeys,

@@ -34,8 +34,13 @@ RADIX_INLINE float lane_sum(Vec v) {
 struct DotF32 {
   using W = float;
   using X = float;
+  using Operand = Vec;
   static constexpr int kStep = kLanes;
   static constexpr int kParts = 1;
+
+  static RADIX_INLINE Vec w(const float* p, int) { return load(p); }
+  static RADIX_INLINE Vec x(const float* p, int) { return load(p); }
+  static RADIX_INLINE Vec add(Vec sum, Vec a, Vec b) { return sum + a * b; }
 };
 
 // bf16 read as pairs: the high halves are f32 once the low ones are cleared, the low ones once
@@ -43,93 +48,80 @@ struct DotF32 {
 struct DotPairs {
   using W = bf16;
   using X = float;
+  using Operand = Vec;
   static constexpr int kStep = 2 * kLanes;
   static constexpr int kParts = 2;
+
+  static RADIX_INLINE Vec w(const bf16* p, int part) {
+    const Bits pairs = load_bits(p);
+    return part == 0 ? (Vec)(pairs << 16) : (Vec)(pairs & 0xffff0000u);
+  }
+  static RADIX_INLINE Vec x(const float* p, int part) { return load(p + part * kLanes); }
+  static RADIX_INLINE Vec add(Vec sum, Vec a, Vec b) { return sum + a * b; }
 };
 
 #if defined(__AVX512BF16__)
 struct DotNative {
   using W = bf16;
   using X = bf16;
+  using Operand = Bits;
   static constexpr int kStep = 2 * kLanes;
   static constexpr int kParts = 1;
+
+  static RADIX_INLINE Bits w(const bf16* p, int) { return load_bits(p); }
+  static RADIX_INLINE Bits x(const bf16* p, int) { return load_bits(p); }
+  static RADIX_INLINE Vec add(Vec sum, Bits a, Bits b) {
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
 };
-RADIX_INLINE Vec dot_pairs(Vec acc, Bits a, Bits b) {
-  return (Vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
-}
 #endif
 
-// acc[r][t] += w[r, k : k + kStep] . x[t, k : k + kStep]
-template <class Dot, int R, int T>
-RADIX_INLINE void dot_step(Vec (&acc)[R][T], const typename Dot::W* const (&w)[R],
+// acc[.][r][t] += w[r, k : k + kStep] . x[t, k : k + kStep], the parts in S sums of their own.
+template <class Dot, int S, int R, int T>
+RADIX_INLINE void dot_step(Vec (&acc)[S][R][T], const typename Dot::W* const (&w)[R],
                            const typename Dot::X* const (&x)[T], int64_t k) {
-  if constexpr (Dot::kStep == kLanes) {
-    Vec xv[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) xv[t] = load(x[t] + k);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vec wv = load(w[r] + k);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[r][t] += wv * xv[t];
-    }
-  } else if constexpr (Dot::kParts == 2) {
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      Vec xv[T];
+  for (int part = 0; part < Dot::kParts; ++part) {
+    typename Dot::Operand xv[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) xv[t] = load(x[t] + k + half * kLanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Bits pairs = load_bits(w[r] + k);
-        const Vec wv = half == 0 ? (Vec)(pairs << 16) : (Vec)(pairs & 0xffff0000u);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) acc[r][t] += wv * xv[t];
-      }
-    }
-  }
-#if defined(__AVX512BF16__)
-  else {
-    Bits xv[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) xv[t] = load_bits(x[t] + k);
+    for (int t = 0; t < T; ++t) xv[t] = Dot::x(x[t] + k, part);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Bits wv = load_bits(w[r] + k);
+      const typename Dot::Operand wv = Dot::w(w[r] + k, part);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[r][t] = dot_pairs(acc[r][t], wv, xv[t]);
+      for (int t = 0; t < T; ++t) acc[part % S][r][t] = Dot::add(acc[part % S][r][t], wv, xv[t]);
     }
   }
-#endif
 }
 
 // out[t * out_stride + r] = w[r] . x[t] for R rows of w and T rows of x, over `depth` elements.
-// x is padded with zeros to a multiple of kStep; w is not read past its end. `ahead` is the distance in
-// elements of what to prefetch of w.
-template <class Dot, int R, int T>
+// x is padded with zeros to a multiple of kStep; w is not read past its end. `ahead` is the distance
+// in elements of what to prefetch of w. With few sums at a time, each is split U ways to hide
+// the latency of an addition.
+template <class Dot, int R, int T, int U = 1>
 RADIX_INLINE void dot_tile(const typename Dot::W* w, int64_t w_stride, const typename Dot::X* x,
                            int64_t x_stride, int64_t depth, int64_t ahead, float* out,
                            int64_t out_stride) {
   const typename Dot::W* ws[R];
   const typename Dot::X* xs[T];
-  Vec acc[R][T];
+  constexpr int S = 4 * U * R * T * Dot::kParts <= 3 * kRegisters ? Dot::kParts : 1;
+  Vec acc[U][S][R][T] = {};
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) xs[t] = x + t * x_stride;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    ws[r] = w + r * w_stride;
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) acc[r][t] = Vec{};
-  }
-  const int64_t whole = depth / Dot::kStep * Dot::kStep;
+  for (int r = 0; r < R; ++r) ws[r] = w + r * w_stride;
   int64_t k = 0;
-  for (; k < whole; k += Dot::kStep) {
-    if (ahead != 0) {
+  for (; k + U * Dot::kStep <= depth; k += U * Dot::kStep) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) __builtin_prefetch(ws[r] + k + ahead, 0, 0);
+    for (int u = 0; u < U; ++u) {
+      if (ahead != 0) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) __builtin_prefetch(ws[r] + k + u * Dot::kStep + ahead);
+      }
+      dot_step<Dot, S, R, T>(acc[u], ws, xs, k + u * Dot::kStep);
     }
-    dot_step<Dot, R, T>(acc, ws, xs, k);
   }
+  for (; k + Dot::kStep <= depth; k += Dot::kStep) dot_step<Dot, S, R, T>(acc[0], ws, xs, k);
   if (k < depth) {
     typename Dot::W rest[R][Dot::kStep] = {};
     const typename Dot::W* rests[R];
@@ -141,12 +133,20 @@ RADIX_INLINE void dot_tile(const typename Dot::W* w, int64_t w_stride, const typ
     }
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) xr[t] = xs[t] + k;
-    dot_step<Dot, R, T>(acc, rests, xr, 0);
+    dot_step<Dot, S, R, T>(acc[0], rests, xr, 0);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) out[t * out_stride + r] = lane_sum(acc[r][t]);
+    for (int r = 0; r < R; ++r) {
+      Vec total{};
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 2
+        for (int part = 0; part < S; ++part) total += acc[u][part][r][t];
+      }
+      out[t * out_stride + r] = lane_sum(total);
+    }
   }
 }
 

@@ -7,34 +7,44 @@
 namespace radix::RADIX_ISA {
 namespace {
 
-constexpr int64_t kDepthBlock = 384;  // words; a panel of W of this depth stays in the L1 cache
-constexpr int64_t kColBlock = 64;     // rows of W a task holds
-constexpr int64_t kTokenBlock = 264;  // rows of x a task holds, a multiple of every kTileRows
+constexpr int64_t kDepthBlock = 256;  // words; a panel of W of this depth stays in the L1 cache
+constexpr int64_t kColBlock = 64;     // rows of W a task packs: these panels stay in the L2 cache
+constexpr int64_t kTokenBlock = 528;  // most rows of x of a task
 static_assert(kColBlock % kTileCols == 0 && kTokenBlock % kTileRows == 0);
 
-// How the words of a product are made of elements `In`, per elements a word.
+// What one word of the packed operands holds: an element in f32 ...
 struct WordsF32 {
   using Mul = OuterF32;
   static constexpr int kElements = 1;
 
   template <class In>
-  static RADIX_INLINE Bits vector(const In* p) {
-    return (Bits)load(p);
-  }
-  template <class In>
   static RADIX_INLINE float word(const In* p, int64_t) {
     return to_float(*p);
+  }
+  // Elements [0, count) of kLanes rows -> columns of the panel.
+  template <class In>
+  static RADIX_INLINE void columns(const In* const (&rows)[kLanes], int64_t count, float* panel) {
+    store_columns(rows, count, panel, kTileCols);
   }
 };
 
 #if defined(__AVX512BF16__)
+// ... or two neighbours in bf16.
 struct WordsPairs {
   using Mul = OuterPairs;
   static constexpr int kElements = 2;
 
-  static RADIX_INLINE Bits vector(const bf16* p) { return load_bits(p); }
   static RADIX_INLINE uint32_t word(const bf16* p, int64_t left) {
     return p[0] | (left > 1 ? static_cast<uint32_t>(p[1]) << 16 : 0u);
+  }
+  static RADIX_INLINE void columns(const bf16* const (&rows)[kLanes], int64_t count,
+                                   uint32_t* panel) {
+    // Pairs move as f32 words would; only an odd last element needs a partner.
+    const float* words[kLanes];
+    for (int r = 0; r < kLanes; ++r) words[r] = reinterpret_cast<const float*>(rows[r]);
+    store_columns(words, count / 2, reinterpret_cast<float*>(panel), kTileCols);
+    if (count % 2 == 0) return;
+    for (int r = 0; r < kLanes; ++r) panel[count / 2 * kTileCols + r] = rows[r][count - 1];
   }
 };
 #endif
@@ -56,35 +66,18 @@ void pack_tokens(const Matrix& x, int64_t words, typename Words::Mul::Word* out,
   });
 }
 
-// Words [first, first + depth) of kTileCols rows of W -> panel [depth][kTileCols].
+// Elements [first, first + count) of kTileCols rows of W -> panel [words][kTileCols].
 template <class Words, class In>
-void pack_panel(const Matrix& weight, int64_t row0, int64_t first, int64_t depth, void* panel) {
-  auto* to = static_cast<uint32_t*>(panel);
+void pack_panel(const Matrix& weight, int64_t row0, int64_t first, int64_t count,
+                typename Words::Mul::Word* panel) {
   for (int half = 0; half < 2; ++half) {
     const In* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) {
+      // Past the last row anything finite will do: those columns are not stored.
       const int64_t row = smaller(row0 + half * kLanes + i, weight.rows - 1);
-      rows[i] = static_cast<const In*>(weight.data) + row * weight.stride;
+      rows[i] = static_cast<const In*>(weight.data) + row * weight.stride + first;
     }
-    for (int64_t w = 0; w < depth; w += kLanes) {
-      Bits square[kLanes];
-      const int64_t k = (first + w) * Words::kElements;
-      const int64_t left = weight.cols - k;
-      if (left >= kLanes * Words::kElements) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) square[i] = Words::vector(rows[i] + k);
-      } else {
-        In rest[kLanes * Words::kElements];
-        for (int i = 0; i < kLanes; ++i) {
-          for (int64_t e = 0; e < kLanes * Words::kElements; ++e) rest[e] = e < left ? rows[i][k + e] : 0;
-          square[i] = Words::vector(rest);
-        }
-      }
-      transpose(square);
-      const int64_t count = smaller<int64_t>(kLanes, depth - w);
-      for (int64_t i = 0; i < count; ++i)
-        __builtin_memcpy(to + (w + i) * kTileCols + half * kLanes, &square[i], sizeof square[i]);
-    }
+    Words::columns(rows, count, panel + half * kLanes);
   }
 }
 
@@ -116,35 +109,45 @@ void product(const LinearArgs& args, ThreadPool& pool) {
   const Scratch packed(round_up(tokens, kTileRows) * words * 4);
   pack_tokens<Words, XIn>(args.x, words, packed.as<Word>(), pool);
 
-  // Even depth blocks, so that none is short.
+  // Even blocks, so that none is short.
   const int64_t depth_blocks = (words + kDepthBlock - 1) / kDepthBlock;
-  const int64_t block = round_up((words + depth_blocks - 1) / depth_blocks, kLanes);
-  const int64_t token_blocks = (tokens + kTokenBlock - 1) / kTokenBlock;
+  const int64_t depth_block = (words + depth_blocks - 1) / depth_blocks;
   const int64_t col_blocks = (cols + kColBlock - 1) / kColBlock;
+  const int64_t wanted = (2 * pool.num_threads() + col_blocks - 1) / col_blocks;
+  const int64_t token_blocks = larger((tokens + kTokenBlock - 1) / kTokenBlock,
+                                      smaller(wanted, (tokens + 63) / 64));
+  const int64_t token_block = round_up((tokens + token_blocks - 1) / token_blocks, kTileRows);
   constexpr int64_t kPanels = kColBlock / kTileCols;
 
   parallel_for(pool, col_blocks * token_blocks, [&](int64_t task) {
     const int64_t col0 = task / token_blocks * kColBlock;
-    const int64_t token0 = task % token_blocks * kTokenBlock;
+    const int64_t token0 = task % token_blocks * token_block;
     const int64_t num_cols = smaller(kColBlock, cols - col0);
-    const int64_t num_tokens = smaller(kTokenBlock, tokens - token0);
+    const int64_t num_tokens = smaller(token_block, tokens - token0);
+    if (num_tokens <= 0) return;
     const int64_t tiles = (num_tokens + kTileRows - 1) / kTileRows;
-    const Scratch memory((block * kTileCols + tiles * kTileRows * kColBlock) * 4);
-    auto* panel = memory.as<Word>();
-    auto* sums = memory.as<float>() + block * kTileCols;
-    for (int64_t first = 0; first < words; first += block) {
-      const int64_t depth = smaller(block, words - first);
-      for (int64_t p = 0; p < kPanels && p * kTileCols < num_cols; ++p) {
-        pack_panel<Words, WIn>(args.weight, col0 + p * kTileCols, first, depth, panel);
-        for (int64_t tile = 0; tile < tiles; ++tile) {
-          const Word* x = packed.as<Word>() +
-                          ((token0 / kTileRows + tile) * words + first) * kTileRows;
+    const int64_t panels = (num_cols + kTileCols - 1) / kTileCols;
+    const int64_t panel_size = depth_block * kTileCols;
+    const Scratch memory((kPanels * panel_size + tiles * kTileRows * kColBlock) * 4);
+    auto* packed_weight = memory.as<Word>();
+    auto* sums = memory.as<float>() + kPanels * panel_size;
+    for (int64_t first = 0; first < words; first += depth_block) {
+      const int64_t depth = smaller(depth_block, words - first);
+      const int64_t element = first * Words::kElements;
+      for (int64_t p = 0; p < panels; ++p) {
+        pack_panel<Words, WIn>(args.weight, col0 + p * kTileCols, element,
+                               smaller(depth * Words::kElements, args.x.cols - element),
+                               packed_weight + p * panel_size);
+      }
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const Word* x = packed.as<Word>() + ((token0 / kTileRows + tile) * words + first) * kTileRows;
+        for (int64_t p = 0; p < panels; ++p) {
           float* c = sums + tile * kTileRows * kColBlock + p * kTileCols;
+          const Word* panel = packed_weight + p * panel_size;
           const LeftOperand<Word> a{x, 1, kTileRows};
-          first == 0 ? outer_tile<typename Words::Mul, kTileRows, false>(a, panel, kTileCols, depth,
-                                                                         c, kColBlock)
-                     : outer_tile<typename Words::Mul, kTileRows, true>(a, panel, kTileCols, depth,
-                                                                        c, kColBlock);
+          using Mul = typename Words::Mul;
+          first == 0 ? outer_tile<Mul, kTileRows, false>(a, panel, kTileCols, depth, c, kColBlock)
+                     : outer_tile<Mul, kTileRows, true>(a, panel, kTileCols, depth, c, kColBlock);
         }
       }
     }

@@ -64,40 +64,47 @@ void finish(const LinearArgs& args, const float* sums, int64_t row, int count, i
   }
 }
 
-constexpr int kTokens = kRegisters == 32 ? 6 : 3;
 constexpr int64_t kMaxTokens = 64;
+constexpr int kTileTokens = 6;
+constexpr int kRows = kRegisters == 32 ? 4 : 2;
 
-template <class Dot, int R, int T>
-RADIX_INLINE bool last_tokens(int64_t left, const typename Dot::W* w, int64_t w_stride,
-                              const typename Dot::X* x, int64_t x_stride, int64_t depth,
-                              int64_t ahead, float* sums) {
-  if (left != T) return false;
-  dot_tile<Dot, R, T>(w, w_stride, x, x_stride, depth, ahead, sums, R);
-  return true;
+// Up to 3 tokens: one row of W at a time, so that memory is read in one stream.
+template <class Dot, int T>
+void one_row(const typename Dot::W* w, const typename Dot::X* x, int64_t x_stride, int64_t depth,
+             float* sums) {
+  constexpr int kSums = 8 / (T * Dot::kParts);
+  constexpr int64_t kAhead = 1024 / sizeof(typename Dot::W);
+  dot_tile<Dot, 1, T, kSums == 0 ? 1 : kSums>(w, 0, x, x_stride, depth, kAhead, sums, 1);
 }
 
+template <class Dot, int R, int T = kTileTokens>
+void some_tokens(int64_t count, const typename Dot::W* w, int64_t w_stride,
+                 const typename Dot::X* x, int64_t x_stride, int64_t depth, int64_t ahead,
+                 float* sums) {
+  if constexpr (T > 0) {
+    if (count == T) return dot_tile<Dot, R, T>(w, w_stride, x, x_stride, depth, ahead, sums, R);
+    some_tokens<Dot, R, T - 1>(count, w, w_stride, x, x_stride, depth, ahead, sums);
+  }
+}
+
+// sums[t * R + r] for R rows of W and all tokens, in passes of equal size.
 template <class Dot, int R>
 void row_group(const typename Dot::W* w, int64_t w_stride, const typename Dot::X* x,
-               int64_t x_stride, int64_t tokens, int64_t depth, int64_t ahead, float* sums) {
-  int64_t t = 0;
-  for (; t + kTokens <= tokens; t += kTokens) {
-    dot_tile<Dot, R, kTokens>(w, w_stride, x + t * x_stride, x_stride, depth, t == 0 ? ahead : 0,
-                              sums + t * R, R);
+               int64_t x_stride, int64_t tokens, int64_t depth, float* sums) {
+  if constexpr (R == 1) {
+    if (tokens == 1) return one_row<Dot, 1>(w, x, x_stride, depth, sums);
+    if (tokens == 2) return one_row<Dot, 2>(w, x, x_stride, depth, sums);
+    if (tokens == 3) return one_row<Dot, 3>(w, x, x_stride, depth, sums);
   }
-  const int64_t left = tokens - t;
-  if (left == 0) return;
-  x += t * x_stride;
-  sums += t * R;
-  if (t != 0) ahead = 0;
-  last_tokens<Dot, R, 1>(left, w, w_stride, x, x_stride, depth, ahead, sums) ||
-      last_tokens<Dot, R, 2>(left, w, w_stride, x, x_stride, depth, ahead, sums) ||
-      (kTokens > 3 &&
-       (last_tokens<Dot, R, 3>(left, w, w_stride, x, x_stride, depth, ahead, sums) ||
-        last_tokens<Dot, R, 4>(left, w, w_stride, x, x_stride, depth, ahead, sums) ||
-        last_tokens<Dot, R, 5>(left, w, w_stride, x, x_stride, depth, ahead, sums)));
+  const int64_t passes = (tokens + kTileTokens - 1) / kTileTokens;
+  int64_t done = 0;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t count = (tokens - done + passes - pass - 1) / (passes - pass);
+    some_tokens<Dot, R>(count, w, w_stride, x + done * x_stride, x_stride, depth,
+                        pass == 0 ? R * w_stride : 0, sums + done * R);
+    done += count;
+  }
 }
-
-constexpr int kRows = 4;
 
 template <class Dot>
 void product(const LinearArgs& args, ThreadPool& pool) {
@@ -121,13 +128,14 @@ void product(const LinearArgs& args, ThreadPool& pool) {
     int64_t row = task * chunk;
     const auto* weight = static_cast<const typename Dot::W*>(args.weight.data);
     const int64_t stride = args.weight.stride;
-    for (; row + kRows <= end; row += kRows) {
-      row_group<Dot, kRows>(weight + row * stride, stride, x, x_stride, tokens, depth,
-                            kRows * stride, sums);
-      finish(args, sums, row, kRows, tokens);
+    if (tokens > 3) {
+      for (; row + kRows <= end; row += kRows) {
+        row_group<Dot, kRows>(weight + row * stride, stride, x, x_stride, tokens, depth, sums);
+        finish(args, sums, row, kRows, tokens);
+      }
     }
     for (; row < end; ++row) {
-      row_group<Dot, 1>(weight + row * stride, stride, x, x_stride, tokens, depth, 0, sums);
+      row_group<Dot, 1>(weight + row * stride, stride, x, x_stride, tokens, depth, sums);
       finish(args, sums, row, 1, tokens);
     }
   });

@@ -121,32 +121,78 @@ RADIX_INLINE float maximum(Vec v) {
   return best;
 }
 
-// Interleaves a and b; `high` takes their upper halves.
-template <bool high>
-RADIX_INLINE Bits interleave(Bits a, Bits b) {
-  constexpr int o = high ? kLanes / 2 : 0;
+// Four words of each of kLanes rows, transposed: out[j] holds word j of every row, row r in lane r.
+// Each 128-bit lane takes rows 4 * lane + i of vector i, so the shuffles stay within lanes.
+RADIX_INLINE void load_columns(const void* const (&rows)[kLanes], Bits (&out)[4]) {
+  Bits v[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    typedef uint32_t Four __attribute__((vector_size(16)));
+    Four quads[kLanes / 4];
+#pragma GCC unroll 4
+    for (int lane = 0; lane < kLanes / 4; ++lane)
+      __builtin_memcpy(&quads[lane], rows[4 * lane + i], sizeof(Four));
 #if defined(__AVX512F__)
-  return __builtin_shuffle(a, b, (Bits){o, o + 16, o + 1, o + 17, o + 2, o + 18, o + 3, o + 19,
-                                        o + 4, o + 20, o + 5, o + 21, o + 6, o + 22, o + 7, o + 23});
+    const auto low = __builtin_shufflevector(quads[0], quads[1], 0, 1, 2, 3, 4, 5, 6, 7);
+    const auto high = __builtin_shufflevector(quads[2], quads[3], 0, 1, 2, 3, 4, 5, 6, 7);
+    v[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 #elif defined(__AVX2__)
-  return __builtin_shuffle(a, b, (Bits){o, o + 8, o + 1, o + 9, o + 2, o + 10, o + 3, o + 11});
+    v[i] = __builtin_shufflevector(quads[0], quads[1], 0, 1, 2, 3, 4, 5, 6, 7);
 #else
-  return __builtin_shuffle(a, b, (Bits){o, o + 4, o + 1, o + 5});
+    v[i] = quads[0];
 #endif
+  }
+#if defined(__AVX512F__)
+#define RADIX_PICK(a, b, w, x, y, z)                                                             \
+  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4, w + 8, x + 8, y + 8, z + 8, \
+                          w + 12, x + 12, y + 12, z + 12)
+#elif defined(__AVX2__)
+#define RADIX_PICK(a, b, w, x, y, z) \
+  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4)
+#else
+#define RADIX_PICK(a, b, w, x, y, z) __builtin_shufflevector(a, b, w, x, y, z)
+#endif
+  constexpr int b = kLanes;  // index of the second operand's first word
+  const Bits ab_low = RADIX_PICK(v[0], v[1], 0, b, 1, b + 1);
+  const Bits ab_high = RADIX_PICK(v[0], v[1], 2, b + 2, 3, b + 3);
+  const Bits cd_low = RADIX_PICK(v[2], v[3], 0, b, 1, b + 1);
+  const Bits cd_high = RADIX_PICK(v[2], v[3], 2, b + 2, 3, b + 3);
+  out[0] = RADIX_PICK(ab_low, cd_low, 0, 1, b, b + 1);
+  out[1] = RADIX_PICK(ab_low, cd_low, 2, 3, b + 2, b + 3);
+  out[2] = RADIX_PICK(ab_high, cd_high, 0, 1, b, b + 1);
+  out[3] = RADIX_PICK(ab_high, cd_high, 2, 3, b + 2, b + 3);
+#undef RADIX_PICK
 }
 
-// Transposes the square whose rows are v[0 .. kLanes): log2(kLanes) perfect shuffles.
-RADIX_INLINE void transpose(Bits (&v)[kLanes]) {
-  Bits u[kLanes];
-#pragma GCC unroll 4
-  for (int stage = 1; stage < kLanes; stage *= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) {
-      u[2 * i] = interleave<false>(v[i], v[i + kLanes / 2]);
-      u[2 * i + 1] = interleave<true>(v[i], v[i + kLanes / 2]);
-    }
+// Stores kLanes rows of `count` elements as columns of f32: to[k * stride + r] = rows[r][k]. Reads
+// nothing past the rows' ends.
+template <class T>
+RADIX_INLINE void store_columns(const T* const (&rows)[kLanes], int64_t count, float* to,
+                                int64_t stride) {
+  constexpr int kGroup = 16 / sizeof(T);  // elements of four words
+  int64_t k = 0;
+  for (; k < count; k += kGroup) {
+    const void* from[kLanes];
+    T rest[kLanes][kGroup];
+    const int64_t some = smaller<int64_t>(kGroup, count - k);
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) v[i] = u[i];
+    for (int r = 0; r < kLanes; ++r) {
+      from[r] = rows[r] + k;
+      if (some < kGroup) {
+        for (int64_t i = 0; i < kGroup; ++i) rest[r][i] = i < some ? rows[r][k + i] : T{};
+        from[r] = rest[r];
+      }
+    }
+    Bits words[4];
+    load_columns(from, words);
+    float* at = to + k * stride;
+    for (int64_t i = 0; i < some; ++i, at += stride) {
+      if constexpr (sizeof(T) == 4) {
+        store(at, (Vec)words[i]);
+      } else {
+        store(at, (Vec)(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u));
+      }
+    }
   }
 }
 

@@ -1,1 +1,136 @@
-"""radixrt: language-model programs over a prefix-sharing runtime."""
+"""radixrt: language-model programs over a runtime that shares prefixes.
+
+    import radixrt as rt
+
+    @rt.function
+    def ask(s, question):
+        s += "Q: " + question + "\\nA:" + rt.gen("answer", stop="\\n")
+
+Everything public is here and is loaded when it is first used, so that importing the package costs
+next to nothing. The server side is in ``radixrt.runtime`` (extra ``runtime``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from radixrt.errors import (
+    CallFailed,
+    Cancelled,
+    ConfigError,
+    DeadlineExceeded,
+    EngineFault,
+    InvalidArgument,
+    JournalError,
+    ModelError,
+    Overloaded,
+    ProgramError,
+    PromptTooLong,
+    RadixError,
+    RuntimeUnavailable,
+    TransportError,
+    Unsupported,
+)
+
+if TYPE_CHECKING:
+    from radixrt.lang import (
+        Backend,
+        ChoicesMethod,
+        FinishedRow,
+        Function,
+        ProgramState,
+        ProgramStateGroup,
+        Runtime,
+        RuntimeEndpoint,
+        assistant,
+        assistant_begin,
+        assistant_end,
+        connect,
+        flush_cache,
+        function,
+        gen,
+        gen_int,
+        gen_string,
+        get_default_backend,
+        get_server_info,
+        greedy_token_selection,
+        image,
+        select,
+        separate_reasoning,
+        set_default_backend,
+        shutdown,
+        system,
+        system_begin,
+        system_end,
+        token_length_normalized,
+        unconditional_likelihood_normalized,
+        user,
+        user_begin,
+        user_end,
+        video,
+    )
+
+__all__ = [
+    "Backend",
+    "CallFailed",
+    "Cancelled",
+    "ChoicesMethod",
+    "ConfigError",
+    "DeadlineExceeded",
+    "EngineFault",
+    "FinishedRow",
+    "Function",
+    "InvalidArgument",
+    "JournalError",
+    "ModelError",
+    "Overloaded",
+    "ProgramError",
+    "ProgramState",
+    "ProgramStateGroup",
+    "PromptTooLong",
+    "RadixError",
+    "Runtime",
+    "RuntimeEndpoint",
+    "RuntimeUnavailable",
+    "TransportError",
+    "Unsupported",
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "connect",
+    "flush_cache",
+    "function",
+    "gen",
+    "gen_int",
+    "gen_string",
+    "get_default_backend",
+    "get_server_info",
+    "greedy_token_selection",
+    "image",
+    "select",
+    "separate_reasoning",
+    "set_default_backend",
+    "shutdown",
+    "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
+    "user",
+    "user_begin",
+    "user_end",
+    "video",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'radixrt' has no attribute {name!r}")
+    value = getattr(importlib.import_module("radixrt.lang"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

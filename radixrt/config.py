@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ class RuntimeConfig:
     """Directory in Hugging Face format; None is the model that ships."""
 
     endpoint: str = ""
-    """Where clients connect (``ipc://…``, ``tcp://…``); empty lets the server choose an ipc path."""
+    """Where clients connect (``ipc://…``, ``tcp://…``); empty: the server chooses an ipc path."""
 
     memory: str = "auto"
     """One budget for weights, working memory and KV: ``auto``, ``80%`` or ``4GiB``."""
@@ -97,32 +96,47 @@ class RuntimeConfig:
         return DEFAULT_MODEL if self.model is None else Path(self.model)
 
     def resolve(self, *, device: str | None = None) -> RuntimeConfig:
-        """Return a config without open values, checked; ``device`` is what "auto" stands for.
+        """Return a checked config with everything derived that is known here.
 
-        ``context_length`` 0 stays until the model is known. Raises ``ConfigError``.
+        ``device`` is what "auto" stands for; without it, what depends on the device stays open for
+        the engine process to derive. ``context_length`` 0 stays until the model is known. Raises
+        ``ConfigError``.
         """
-        on_cpu = (device or self.device) in ("cpu", "auto")
+        name = device if device is not None and self.device == "auto" else self.device
+        is_gpu = name.startswith("cuda")
+        max_step_tokens, overlap = self.max_step_tokens, self.overlap
+        if name != "auto":
+            least = self.max_running + self.page_size
+            max_step_tokens = max_step_tokens or max(least, 8192 if is_gpu else 512)
+            overlap = int(is_gpu) if overlap == -1 else overlap
         resolved = replace(
             self,
             model=self.model_path.expanduser().absolute(),
-            device=("cpu" if device is None else device) if self.device == "auto" else self.device,
-            max_step_tokens=self.max_step_tokens or (512 if on_cpu else 8192),
-            overlap=(0 if on_cpu else 1) if self.overlap == -1 else self.overlap,
+            device=name,
+            max_step_tokens=max_step_tokens,
+            overlap=overlap,
         )
         resolved._check()
         return resolved
 
     def _check(self) -> None:
-        for name in ("page_size", "max_running", "max_step_tokens", "max_queue", "max_clients"):
+        for name in (
+            "page_size",
+            "max_running",
+            "max_queue",
+            "max_clients",
+            "max_calls_per_client",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.max_step_tokens < max(self.max_running, self.page_size):
+        least = self.max_running + self.page_size
+        if self.max_step_tokens and self.max_step_tokens < least:
             raise ConfigError(
-                f"max_step_tokens={self.max_step_tokens} is below max_running={self.max_running} or "
-                f"page_size={self.page_size}: every running request needs a token a step; raise "
-                "max_step_tokens or lower max_running"
+                f"max_step_tokens={self.max_step_tokens} is below max_running={self.max_running} + "
+                f"page_size={self.page_size}: every running request takes a token of a step and a "
+                f"prompt a page; raise max_step_tokens to {least} or lower max_running"
             )
-        if self.overlap not in (0, 1):
+        if self.overlap not in (-1, 0, 1):
             raise ConfigError(f"overlap={self.overlap}: 0 or 1 steps can be in flight")
         if self.context_length < 0:
             raise ConfigError(
@@ -158,15 +172,3 @@ def parse_memory(memory: str, *, total_bytes: int) -> int | None:
     except ValueError:
         pass
     raise ConfigError(f"memory={memory!r}: use 'auto', a share like '80%' or a size like '4GiB'")
-
-
-def available_host_bytes() -> int:
-    """Return the bytes of main memory that can be used without swapping."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

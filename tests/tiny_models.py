@@ -32,7 +32,7 @@ _COMMON: dict[str, Any] = {
 _YARN = {
     "rope_type": "yarn",
     "rope_theta": 10_000.0,
-    "factor": 4.0,
+    "factor": 16.0,
     "original_max_position_embeddings": 32,
 }
 _LLAMA3 = {
@@ -78,8 +78,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "query_pre_attn_scalar": 24,
             "num_hidden_layers": 4,
             "sliding_window": 10,
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]
-            + ["sliding_attention"],
+            "layer_types": [
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+            ],
             "tie_word_embeddings": True,
             "rope_parameters": {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -103,10 +107,14 @@ def make_tiny(family: str, *, seed: int = 0, **overrides: Any) -> transformers.P
     config = getattr(transformers, f"{prefix}Config")(**{**_COMMON, **differences, **overrides})
     config._attn_implementation = "eager"
     model = getattr(transformers, _MODEL_CLASSES.get(prefix, f"{prefix}ForCausalLM"))(config)
+    gemma = prefix.startswith("Gemma")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name and not prefix.startswith("Gemma") else 0.0
+            centre = 1.0 if "norm" in name and not gemma else 0.0
+            if gemma and "post_" in name:
+                # Else the scaled embedding outweighs the layers, and each token predicts itself.
+                centre = 6.0
             width = 0.15 if parameter.dim() == 2 else 0.1
             parameter.copy_(centre + width * torch.randn(parameter.shape, generator=generator))
     return model.eval()
@@ -124,5 +132,6 @@ def save_tiny(
     """Save ``make_tiny(family, …)`` in ``path`` and return it; a small ``shard_size`` ("100KB")
     makes a sharded checkpoint with an index."""
     model = make_tiny(family, seed=seed, **overrides).to(dtype)
+    transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(path, max_shard_size=shard_size)
     return Path(path)

@@ -61,6 +61,7 @@ def _check_children(tree: Tree, node: Node) -> None:
     children = node.children.values()
     assert node.locks >= sum(child.locks > 0 for child in children), "a lock below an unlocked node"
     assert node.parks >= sum(child.parks > 0 for child in children)
+    assert not node.is_ended or all(child.is_ended for child in children), "used, but ended above"
     for key, longer in pairwise(keys):
         if longer.startswith(key):
             assert node.children[key].locks, "an unlocked partial page that a longer one contains"

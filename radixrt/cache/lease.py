@@ -100,23 +100,24 @@ class Lease:
         own = np.ascontiguousarray(
             pages[num_old : num_old + -(-len(key) // page_bytes)], dtype=np.int32
         )
+        now = self._clock()
         found = tree.match(self._node, full)
         path = found.path
         if found.child is not None and found.split:
             path.append(tree.split(found.child, found.split))
         end = path[-1] if path else self._node
         tree.move_lock(self._node, end)
-        tree.touch(end, self._node.used)
+        tree.touch(end, now)
         num_known = (found.matched + found.split) // page_bytes
         new = own[num_known : len(full) // page_bytes]
         canonical = [self.pages, page_ids(b"".join([node.pages for node in path])), new]
         if len(new):
-            end = tree.append(end, full[num_known * page_bytes :], new.tobytes())
+            end = tree.append(end, full[num_known * page_bytes :], new.tobytes(), now)
         duplicates = [own[:num_known]]
         self._node = end
         if final:
             self._state = "final"
-            if num_tail and not self._append_partial(key[len(full) :], own[-1:]):
+            if num_tail and not self._append_partial(key[len(full) :], own[-1:], now):
                 duplicates.append(own[-1:])
         self.num_tokens += len(full) // TOKEN_BYTES
         self.pages = np.concatenate(canonical)
@@ -183,11 +184,11 @@ class Lease:
                 "pages", f"{num_pages} pages", f"give all {needed} of the sequence"
             )
 
-    def _append_partial(self, key: bytes, page: Int32) -> bool:
+    def _append_partial(self, key: bytes, page: Int32, now: float) -> bool:
         _, longer = self._node.children.neighbours(key)
         if longer is not None and longer.startswith(key):
             return False
-        self._node = self._tree.append(self._node, key, page.tobytes())
+        self._node = self._tree.append(self._node, key, page.tobytes(), now)
         return True
 
     def _forget(self, state: str) -> None:

@@ -111,7 +111,7 @@ class Tree:
         node.parent = upper
         return upper
 
-    def append(self, node: Node, key: bytes, pages: bytes) -> Node:
+    def append(self, node: Node, key: bytes, pages: bytes, used: float) -> Node:
         """Insert new pages after ``node``, which the caller's lease ends at; return their node.
 
         ``node`` grows when nobody else needs its end where it is; otherwise it gets a child, and
@@ -128,7 +128,7 @@ class Tree:
             node.key += key
             node.pages += pages
             return node
-        child = self._node(node, bytearray(key), pages, node.used)
+        child = self._node(node, bytearray(key), pages, used)
         # The child holds the lock on the node that the lease held itself until now.
         child.locks = 1
         node.is_branch = node.is_branch or bool(node.children)
@@ -300,7 +300,6 @@ class Tree:
             parent is None
             or node.used > child.used
             or node.is_ended != child.is_ended
-            or node.locks != min(child.locks, 1)
             or node.parks != min(child.parks, 1)
             or len(child.key) < self.page_bytes
         ):

@@ -13,6 +13,7 @@ from radixrt.lang.choices import choices_method as _choices_method
 from radixrt.lang.nodes import Choice, Expr, Gen
 from radixrt.lang.program import Function
 from radixrt.lang.sampling import sampling_options, strings
+from radixrt.lang.source import caller
 from radixrt.lang.typed import typed
 from radixrt.protocol import Constraint
 
@@ -150,7 +151,7 @@ def gen(
         top_logprobs_num=top_logprobs_num,
         return_text_in_logprobs=return_text_in_logprobs,
     )
-    return Gen(name, sampling, constraint, python_type, _deadline(deadline))
+    return Gen(name, sampling, caller(), constraint, python_type, _deadline(deadline))
 
 
 def gen_int(
@@ -219,7 +220,7 @@ def _select(
     options = strings("choices", choices)
     if not options:
         raise InvalidArgument("choices", choices, "give at least one")
-    return Choice(name, options, _choices_method(method), _deadline(deadline))
+    return Choice(name, options, _choices_method(method), caller(), _deadline(deadline))
 
 
 def _check_name(name: object) -> None:

@@ -31,7 +31,11 @@ class Backend:
         self.client = Client(transport, timeout_s=timeout_s)
         self._lock = threading.Lock()
         self._bodies: ThreadPoolExecutor | None = None
-        self._finalizer = weakref.finalize(self, self.client.close)
+        self._closers: list[Callable[[], None]] = [self.client.close]
+        self._finalizer = weakref.finalize(self, _close_elsewhere, self._closers)
+        self._finalizer.atexit = False
+        self._at_exit = functools.partial(_shutdown_if_alive, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     @property
     def model(self) -> ModelInfo:
@@ -70,8 +74,12 @@ class Backend:
         return {"model": model, **data}
 
     def shutdown(self) -> None:
-        """End the session: calls that are still waited for end with an error. Idempotent."""
-        self._finalizer()
+        """End the session, and a runtime of this process with it; calls that are still waited for
+        end with an error. Idempotent."""
+        self._finalizer.detach()
+        atexit.unregister(self._at_exit)
+        while self._closers:
+            self._closers.pop(0)()
         with self._lock:
             if self._bodies is not None:
                 self._bodies.shutdown(wait=False, cancel_futures=True)
@@ -130,14 +138,7 @@ class Runtime(Backend):
         except BaseException:
             self._runtime.shutdown()
             raise
-        self._stop = weakref.finalize(self, self._runtime.shutdown)
-
-    def shutdown(self) -> None:
-        """End the session and the runtime. Idempotent."""
-        super().shutdown()
-        self._stop()
-
-    close = shutdown
+        self._closers.append(runtime.shutdown)
 
 
 def connect(endpoint: str, *, timeout_s: float = 10.0, **options: Any) -> RuntimeEndpoint:

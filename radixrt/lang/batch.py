@@ -119,7 +119,7 @@ class Batch:
         try:
             row.body()
         except BaseException as error:
-            row.state.close()
+            row.state.execution.abandon()
             self._ended.put((index, error))
         else:
             row.state.execution.on_settled(lambda: self._ended.put((index, None)))
@@ -159,7 +159,7 @@ class Batch:
     def _cancel(self) -> None:
         self._is_cancelled = True
         for state in self._in_flight.values():
-            state.close()
+            state.execution.abandon()
         self._in_flight.clear()
 
 

@@ -78,6 +78,7 @@ class Client:
         self._closing = False
         self._unanswered = 0
         self._next_ping = 0.0
+        self._tick_s = _TICK_S
         self._reader = threading.Thread(target=self._read, name="radixrt-client", daemon=True)
         self._reader.start()
         try:
@@ -241,7 +242,7 @@ class Client:
     def _read(self) -> None:
         try:
             while not self._closing:
-                for message in self._transport.receive(_TICK_S):
+                for message in self._transport.receive(self._tick_s):
                     self._dispatch(message)
                 self._tend()
         except RadixError as error:
@@ -289,6 +290,7 @@ class Client:
         before, self._welcome = self._welcome, welcome
         self._unanswered = 0
         self._next_ping = time.monotonic() + welcome.limits.ping_interval_s
+        self._tick_s = min(_TICK_S, welcome.limits.ping_interval_s)
         if before is not None and before.epoch != welcome.epoch:
             self._end_calls(EngineFault("the runtime was restarted and lost its branches"))
         self._state.notify()

@@ -68,6 +68,7 @@ class Execution:
         self._stream = stream
         self._body_thread: int | None = None
         self._was_raised = False
+        self._forks: weakref.WeakSet[Execution] = weakref.WeakSet()
         self._spans: tuple[int, tuple[Span, ...]] | None = None
         weakref.finalize(self, self.branch.retire).atexit = False
 
@@ -98,7 +99,7 @@ class Execution:
         """Return ``size`` copies; one message, nothing is waited for."""
         if self.branch.is_closed:
             raise Cancelled("the program's state was closed and cannot be forked")
-        return [
+        forks = [
             Execution(
                 self.backend,
                 branch=branch,
@@ -109,10 +110,21 @@ class Execution:
             )
             for branch in self.branch.fork(size)
         ]
+        self._forks.update(forks)
+        return forks
 
     def close(self, error: RadixError | None = None) -> None:
         """Cancel what still runs and end the branch at the runtime. Idempotent."""
         self.branch.close(error)
+
+    def abandon(self, error: RadixError | None = None) -> None:
+        """Close this branch and all that were forked from it: nobody will read them.
+
+        They may be alive all the same, in the frames of an exception that is on its way.
+        """
+        for fork in list(self._forks):
+            fork.abandon(error)
+        self.close(error)
 
     def _append(self, step: TextStep | RoleStep) -> None:
         self.branch.append(step.part)

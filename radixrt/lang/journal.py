@@ -1,9 +1,9 @@
 """The journal of a batch: one JSON line for each finished row, so that a run can be resumed.
 
 A line is ``{"index", "key", "ret_value", "vars", "usage", "error"}``; ``key`` is a hash of the
-row's arguments, ``error`` None or the error's class and text. Lines are written as rows finish and may be
-in any order; of two lines for one row the later one counts. A last line that a crash has cut short
-is dropped.
+row's arguments, ``error`` None or the error's class and text. Lines are written as rows finish and
+may be in any order; of two lines for one row the later one counts. A last line that a crash has cut
+short is dropped.
 """
 
 from __future__ import annotations

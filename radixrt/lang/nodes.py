@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from radixrt.errors import InvalidArgument
 from radixrt.lang.choices import ChoicesMethod
 from radixrt.lang.sampling import SamplingOptions
-from radixrt.lang.source import Where, caller
+from radixrt.lang.source import Where
 from radixrt.lang.typed import Typed
 from radixrt.protocol import Constraint
 
@@ -80,10 +80,10 @@ class Gen(Expr):
 
     name: str | None
     sampling: SamplingOptions
+    where: Where = field(compare=False)
     constraint: Constraint | None = None
     dtype: Typed | None = None
     deadline: float | None = None
-    where: Where = field(default_factory=caller, compare=False)
 
     @property
     def op(self) -> str:
@@ -97,8 +97,8 @@ class Choice(Expr):
     name: str | None
     options: tuple[str, ...]
     method: ChoicesMethod
+    where: Where = field(compare=False)
     deadline: float | None = None
-    where: Where = field(default_factory=caller, compare=False)
 
     @property
     def op(self) -> str:

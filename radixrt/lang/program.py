@@ -94,7 +94,7 @@ class Function:
             execution.is_running = True
             thread.start()
             return state
-        with _closing_on_error(execution):
+        with _abandoned_on_error(execution):
             self.execute(state, args, arguments)
             execution.settle()
         return state
@@ -114,7 +114,7 @@ class Function:
         """
         arguments, execution = self._start(backend, options, timeout, stream=False)
         state = ProgramState(execution)
-        with _closing_on_error(execution):
+        with _abandoned_on_error(execution):
             if inspect.iscoroutinefunction(self._body):
                 await execution.run_coroutine(self._body, (state, *args), arguments)
             else:
@@ -276,16 +276,16 @@ def _run_unattended(
     program: Function, state: ProgramState, args: tuple[Any, ...], arguments: dict[str, Any]
 ) -> None:
     # What the body raises is kept and raised where the state is read.
-    with contextlib.suppress(BaseException), _closing_on_error(state.execution):
+    with contextlib.suppress(BaseException), _abandoned_on_error(state.execution):
         program.execute(state, args, arguments)
 
 
 @contextlib.contextmanager
-def _closing_on_error(execution: Execution) -> Iterator[None]:
+def _abandoned_on_error(execution: Execution) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        execution.close()
+        execution.abandon()
         raise
 
 

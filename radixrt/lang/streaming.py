@@ -222,4 +222,4 @@ async def _pieces_in_loop(
 
 
 def _abandon(execution: Execution) -> None:
-    execution.close(Cancelled("the iterator over the program's text was closed"))
+    execution.abandon(Cancelled("the iterator over the program's text was closed"))

@@ -245,7 +245,9 @@ class KvSpace:
             f"!= {self.num_usable} usable pages"
         )
         owned = [
-            self.slots.pages[r.slot, len(r.lease.pages) if r.lease else 0 : self.slots.num_pages[r.slot]]
+            self.slots.pages[
+                r.slot, len(r.lease.pages) if r.lease else 0 : self.slots.num_pages[r.slot]
+            ]
             for r in self.slots.requests
             if r is not None
         ]

@@ -82,6 +82,7 @@ class Request:
     reason: Reason | None = None
     matched: int | None = None
     failure: str = ""
+    failure_code: str = "engine_fault"
     is_branch_ended: bool = False
     num_retractions: int = 0
 

@@ -146,7 +146,9 @@ def _largest(scaled: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def _scaled(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    shifted = logits - logits.amax(dim=-1, keepdim=True)  # so that a tiny temperature cannot overflow
+    shifted = logits - logits.amax(
+        dim=-1, keepdim=True
+    )  # so that a tiny temperature cannot overflow
     return shifted / torch.from_numpy(rows.temperature)[:, None].to(logits.device)
 
 

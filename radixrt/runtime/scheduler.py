@@ -14,7 +14,7 @@ from radixrt.runtime.admission import MAX_REFUSALS, Admission
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.metrics import Metrics
-from radixrt.runtime.plan import Plan, ScoreRows
+from radixrt.runtime.plan import PageCopy, Plan, ScoreRows
 from radixrt.runtime.queue import WaitingQueue
 from radixrt.runtime.request import Reason, Request
 from radixrt.runtime.slots import PLACEHOLDER, SlotTable
@@ -86,11 +86,14 @@ class Scheduler:
             heapq.heappush(self._deadlines, (request.deadline, request.seq, request))
         self.queue.add(request)
 
-    def end(self, request: Request, reason: Reason, failure: str = "") -> None:
+    def end(
+        self, request: Request, reason: Reason, failure: str = "", code: str = "engine_fault"
+    ) -> None:
         """Mark a request to end; the next ``commit`` frees and reports it. Idempotent."""
         if request.reason is None:
             request.reason = reason
             request.failure = failure
+            request.failure_code = code
             if request.slot >= 0:
                 self.slots.runnable[request.slot] = False
             self._ending.append(request)
@@ -219,7 +222,9 @@ class Scheduler:
             )
             if count > 0:
                 scores.append(ScoreRows(request, position, int(last[row] - wanted[row]), count))
-        copies, self.kv.copies = self.kv.copies, []
+        copies: list[PageCopy] = []
+        if requests:  # a step without rows is not launched
+            copies, self.kv.copies = self.kv.copies, copies
         return Plan(
             requests=requests,  # type: ignore[arg-type]  # rows are active slots
             slots=rows,
@@ -327,10 +332,10 @@ class Scheduler:
         if end >= known and not request.samples:
             self.end(request, "length")
             return
+        full = num_shared // slots.page_size * slots.page_size
+        if end >= known and len(self.queue):
+            kv.share_tail(request, num_shared)
         if request.followers:
-            full = num_shared // slots.page_size * slots.page_size
-            if end >= known and any(length > full for length, _ in request.followers):
-                kv.share_tail(request, num_shared)
             self.queue.let_go(request, full if end < known else known)
 
     def _collect_scores(self, plan: Plan, result: StepResult) -> None:

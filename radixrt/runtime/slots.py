@@ -49,6 +49,8 @@ class SlotTable:
         self.min_p = np.zeros(num_slots, np.float32)
         self.seed = np.zeros(num_slots, np.uint64)
         self.edits_logits = np.zeros(num_slots, np.bool_)
+        self.has_matcher = np.zeros(num_slots, np.bool_)
+        self.wants_logprobs = np.zeros(num_slots, np.bool_)
 
         self.requests: list[Request | None] = [None] * num_slots
         self.active: Int32 = np.zeros(0, np.int32)
@@ -85,6 +87,8 @@ class SlotTable:
             or bool(sampling.logit_bias)
             or (sampling.min_tokens > 0 and request.matcher is None)
         )
+        self.has_matcher[slot] = request.matcher is not None
+        self.wants_logprobs[slot] = sampling.logprobs
         self.requests[slot] = request
         request.slot = slot
         at = int(np.searchsorted(self.seq[self.active], request.seq))

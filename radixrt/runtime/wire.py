@@ -233,9 +233,7 @@ class EnginePong(_Wire, frozen=True, tag="pong"):
 
 
 ToEngine = Run | Score | Abort | Release | FlushCache | QueryStats | EnginePing | Shutdown
-FromEngine = (
-    Progress | Ready | Step | Done | Scored | EngineReply | EngineFailed | EnginePong
-)
+FromEngine = Progress | Ready | Step | Done | Scored | EngineReply | EngineFailed | EnginePong
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(list[ToEngine])

@@ -78,6 +78,18 @@ def hold(text: str) -> Action:
     return lambda story: story.held.update({text: story.compute(text)})
 
 
+def let_go(text: str) -> Action:
+    def act(story: Story) -> None:
+        story.now += 1.0
+        story.held[text].release()
+
+    return act
+
+
+def evict(num_pages: int) -> Action:
+    return lambda story: story.cache.evict(num_pages)
+
+
 ORDERS = [
     # what happened, and what is evicted: first → last
     ("a leaf goes from its end", [use("abc")], "cba"),
@@ -110,6 +122,23 @@ ORDERS = [
         [park("ab", 10), use("cd"), release_parked("ab", ended=False)],
         "dcba",
     ),
+    (
+        "an end spares what has been continued since",
+        [park("ab", 10), use("abc", "d"), release_parked("ab", ended=True)],
+        "cdba",
+    ),
+    (
+        "an end takes the bias along",
+        [park("ab", 100), release_parked("ab", ended=True), end("cd")],
+        "badc",
+    ),
+    (
+        "an end spares what had other branches once",
+        [use("ax", "ay"), evict(1), use("b"), end("ay")],
+        "yba",
+    ),
+    ("a prefix was used when its ended branch was", [use("ax", "ay", "b"), end("ax")], "xyba"),
+    ("a use lasts until the release", [hold("ab"), use("cd"), let_go("ab")], "dcba"),
     ("what is held is not evicted", [use("abx", "aby"), hold("ab")], "xy"),
     ("a held run keeps only itself", [use("abcd"), hold("ab")], "dc"),
 ]

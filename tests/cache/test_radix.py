@@ -123,6 +123,12 @@ def test_a_tail_pins_one_page_of_a_long_run_until_it_is_dropped(cache: RadixCach
     lease.drop_tail()
 
 
+def test_a_parked_lease_pins_nothing_even_with_its_tail(cache: RadixCache) -> None:
+    put(cache, upto(400))
+    cache.acquire("n", ids(0, 1, 99)).park(1.0)
+    assert cache.num_evictable == 100
+
+
 def test_looking_into_a_run_leaves_no_cuts_behind(cache: RadixCache) -> None:
     put(cache, upto(400))
     for n in range(1, 40):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,8 +21,13 @@ from radixrt.errors import OutOfPages
 Int32 = NDArray[np.int32]
 Prefix = tuple[int, ...]
 
-NAMESPACES = ("a", "b")
 tokens = st.lists(st.integers(0, 2), max_size=24).map(tuple)
+picks = st.integers(0, 999_999)
+T = TypeVar("T")
+
+
+def choose(options: Sequence[T], pick: int) -> T:
+    return options[pick % len(options)]
 
 
 def ids(sequence: Prefix) -> Int32:
@@ -62,15 +70,17 @@ class CacheMachine(RuleBasedStateMachine):
 
     # -- what a request does
 
-    def sequence(self, data: st.DataObject) -> Prefix:
-        """A continuation of something seen before, cut anywhere."""
-        base = data.draw(st.sampled_from(self.known))
-        return (base[: data.draw(st.integers(0, len(base)))] + data.draw(tokens))[:40]
-
     @precondition(lambda self: len(self.calls) < 5)
-    @rule(data=st.data(), namespace=st.sampled_from(NAMESPACES), keeps_tail=st.booleans())
-    def acquire(self, data: st.DataObject, namespace: str, keeps_tail: bool) -> None:
-        sequence = self.sequence(data)
+    @rule(
+        base=picks,
+        cut=picks,
+        more=tokens,
+        namespace=st.sampled_from("aab"),
+        keeps_tail=st.booleans(),
+    )
+    def acquire(self, base: int, cut: int, more: Prefix, namespace: str, keeps_tail: bool) -> None:
+        known = choose(self.known, base)
+        sequence = (known[: cut % (len(known) + 1)] + more)[:40]
         expected = self.cache.peek(namespace, ids(sequence))
         lease = self.cache.acquire(namespace, ids(sequence))
         found = lease.num_tokens + (lease.tail.num_tokens if lease.tail else 0)
@@ -89,9 +99,9 @@ class CacheMachine(RuleBasedStateMachine):
                 lease.drop_tail()
 
     @precondition(lambda self: self.calls)
-    @rule(data=st.data(), more=tokens)
-    def compute(self, data: st.DataObject, more: Prefix) -> None:
-        self.grow(data.draw(st.sampled_from(self.calls)), more)
+    @rule(pick=picks, more=tokens)
+    def compute(self, pick: int, more: Prefix) -> None:
+        self.grow(choose(self.calls, pick), more)
 
     def grow(self, call: Call, more: Prefix) -> bool:
         """Compute ``more`` tokens into private pages; False when there is no memory for them."""
@@ -112,9 +122,9 @@ class CacheMachine(RuleBasedStateMachine):
         return True
 
     @precondition(lambda self: self.calls)
-    @rule(data=st.data(), final=st.booleans(), ending=st.sampled_from(["go on", "end", "park"]))
-    def extend(self, data: st.DataObject, final: bool, ending: str) -> None:
-        call = data.draw(st.sampled_from(self.calls))
+    @rule(pick=picks, final=st.booleans(), ending=st.sampled_from(["go on", "end", "park"]))
+    def extend(self, pick: int, final: bool, ending: str) -> None:
+        call = choose(self.calls, pick)
         lease, before = call.lease, len(call.lease.pages)
         pages = np.concatenate([lease.pages, call.own])
         extension = lease.extend(ids(call.tokens), pages, final=final)
@@ -135,9 +145,9 @@ class CacheMachine(RuleBasedStateMachine):
             self.leave(call, "park")
 
     @precondition(lambda self: self.calls)
-    @rule(data=st.data(), ending=st.sampled_from(["end", "release", "park"]))
-    def retract(self, data: st.DataObject, ending: str) -> None:
-        self.leave(data.draw(st.sampled_from(self.calls)), ending)
+    @rule(pick=picks, ending=st.sampled_from(["end", "release", "park"]))
+    def retract(self, pick: int, ending: str) -> None:
+        self.leave(choose(self.calls, pick), ending)
 
     def leave(self, call: Call, ending: str) -> None:
         self.allocator.give(call.own)
@@ -150,16 +160,16 @@ class CacheMachine(RuleBasedStateMachine):
         call.lease.release()
 
     @precondition(lambda self: self.parked)
-    @rule(data=st.data(), ended=st.booleans())
-    def release_parked(self, data: st.DataObject, ended: bool) -> None:
-        lease = data.draw(st.sampled_from(self.parked))
+    @rule(pick=picks, ended=st.booleans())
+    def release_parked(self, pick: int, ended: bool) -> None:
+        lease = choose(self.parked, pick)
         self.parked.remove(lease)
         lease.release(ended=ended)
 
     @precondition(lambda self: self.calls)
-    @rule(data=st.data())
-    def drop_tail(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self.calls)).lease.drop_tail()
+    @rule(pick=picks)
+    def drop_tail(self, pick: int) -> None:
+        choose(self.calls, pick).lease.drop_tail()
 
     # -- what happens to the cache
 
@@ -239,9 +249,49 @@ def test_any_use_keeps_the_invariants_and_finds_the_longest_match(page_size: int
     Machine.page_size = page_size
     Machine.num_pages = max(8, 96 // page_size)
     Machine.TestCase.settings = settings(
-        max_examples=60,
+        max_examples=40,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     Machine.TestCase("runTest").runTest()
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 4, 16])
+def test_a_long_random_run_keeps_the_invariants(page_size: int) -> None:
+    """The same rules without hypothesis, whose examples stay too short to fill the memory."""
+    random = Random(page_size)
+    machine = CacheMachine()
+    machine.page_size = page_size
+    machine.num_pages = max(10, 200 // page_size)
+    machine.start()
+
+    def pick() -> int:
+        return random.randrange(1_000_000)
+
+    def more() -> Prefix:
+        return tuple(random.randrange(2) for _ in range(random.choice([0, 1, 3, 2 * page_size])))
+
+    for _ in range(2500):
+        action = random.choice("aaaccceeerpdvw")
+        ending = random.choice(["end", "release", "park"])
+        if action == "a" and len(machine.calls) < 5:
+            machine.acquire(pick(), pick(), more(), random.choice("aab"), random.random() < 0.5)
+        elif action == "c" and machine.calls:
+            machine.compute(pick(), more())
+        elif action == "e" and machine.calls:
+            final = random.random() < 0.4
+            machine.extend(pick(), final, random.choice(["go on", "go on", "end", "park"]))
+        elif action == "r" and machine.calls:
+            machine.retract(pick(), ending)
+        elif action == "p" and machine.parked:
+            machine.release_parked(pick(), random.random() < 0.5)
+        elif action == "d" and machine.calls:
+            machine.drop_tail(pick())
+        elif action == "v":
+            machine.evict(random.choice([0, 1, 1, 2, 3, 50]))
+        elif action == "w":
+            machine.wait(random.choice([0.0, 1.0, 10.0]))
+        machine.known = machine.known[-8:]
+        machine.everything_holds()
+    machine.teardown()

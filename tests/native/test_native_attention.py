@@ -50,8 +50,12 @@ class Batch:
         self.query = fused.to(dtype)[:, 1:-2]
 
     def run(self, kernels: Kernels, scale: float, window: int, softcap: float) -> torch.Tensor:
-        plan = kernels.plan_attention(self.query_start, self.kv_lens, self.page_table, self.page_size)
-        return kernels.attention(plan, self.query, self.k_cache, self.v_cache, scale, window, softcap)
+        plan = kernels.plan_attention(
+            self.query_start, self.kv_lens, self.page_table, self.page_size
+        )
+        return kernels.attention(
+            plan, self.query, self.k_cache, self.v_cache, scale, window, softcap
+        )
 
     def expected(self, scale: float, window: int, softcap: float) -> torch.Tensor:
         parts = []
@@ -73,9 +77,7 @@ class Batch:
             parts.append(torch.einsum("hqk,khd->qhd", weights, values))
         return torch.cat(parts)
 
-    def check(
-        self, kernels: Kernels, scale: float, window: int = 0, softcap: float = 0.0
-    ) -> None:
+    def check(self, kernels: Kernels, scale: float, window: int = 0, softcap: float = 0.0) -> None:
         result = self.run(kernels, scale, window, softcap)
         assert result.dtype == self.query.dtype
         tolerance = 2e-5 if result.dtype == torch.float32 else 1e-2
@@ -84,7 +86,9 @@ class Batch:
         )
 
 
-ROW = st.tuples(st.integers(1, 40), st.integers(0, 150)) | st.tuples(st.just(1), st.integers(0, 400))
+ROW = st.tuples(st.integers(1, 40), st.integers(0, 150)) | st.tuples(
+    st.just(1), st.integers(0, 400)
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda p: f"{p[0]}-{p[1]}t")
@@ -131,13 +135,17 @@ def test_large_scores_do_not_overflow() -> None:
     batch.query *= 300
     for variant in native.cpu_features():
         result = batch.run(Kernels(torch.Tensor, variant, 1), 1.0, 0, 0.0)
-        torch.testing.assert_close(result.double(), batch.expected(1.0, 0, 0.0), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            result.double(), batch.expected(1.0, 0, 0.0), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_a_batch_without_rows_gives_an_empty_result() -> None:
     kernels = Kernels(torch.Tensor)
     empty = torch.zeros(0, dtype=torch.int32)
-    plan = kernels.plan_attention(torch.zeros(1, dtype=torch.int32), empty, torch.zeros(0, 1).int(), 4)
+    plan = kernels.plan_attention(
+        torch.zeros(1, dtype=torch.int32), empty, torch.zeros(0, 1).int(), 4
+    )
     cache = torch.zeros(2, 4, 1, 8)
     assert kernels.attention(plan, torch.zeros(0, 2, 8), cache, cache, 1.0).shape == (0, 2, 8)
 

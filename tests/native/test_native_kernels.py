@@ -39,20 +39,35 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
     """Elementwise, relative to the size of the whole: sums cancel."""
     assert actual.shape == expected.shape
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance * scale)
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=tolerance, atol=tolerance * scale
+    )
 
 
 @pytest.mark.parametrize("x_dtype", DTYPES)
 @pytest.mark.parametrize("w_dtype", DTYPES)
 @pytest.mark.parametrize(
     ("tokens", "depth", "rows"),
-    [(1, 64, 64), (1, 37, 5), (2, 1, 1), (3, 100, 33), (5, 129, 66), (16, 896, 31), (70, 96, 40), (300, 48, 70)],
+    [
+        (1, 64, 64),
+        (1, 37, 5),
+        (2, 1, 1),
+        (3, 100, 33),
+        (5, 129, 66),
+        (16, 896, 31),
+        (70, 96, 40),
+        (300, 48, 70),
+    ],
 )
 def test_products_match_float64(
     kernels: Kernels, draw: Callable[..., torch.Tensor],
     tokens: int, depth: int, rows: int, x_dtype: torch.dtype, w_dtype: torch.dtype,
 ) -> None:  # fmt: skip
-    x, weight, bias = draw(tokens, depth, dtype=x_dtype), draw(rows, depth, dtype=w_dtype), draw(rows, dtype=w_dtype)
+    x, weight, bias = (
+        draw(tokens, depth, dtype=x_dtype),
+        draw(rows, depth, dtype=w_dtype),
+        draw(rows, dtype=w_dtype),
+    )
     expected = x.double() @ weight.double().T
     for product in (kernels.linear, kernels.gemm):
         tolerance = TOLERANCE[x_dtype]
@@ -82,7 +97,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, add_one: bool) -
 @pytest.mark.parametrize("add_one", [False, True])
 @pytest.mark.parametrize("hidden", [1, 8, 67, 896, 20000])
 def test_rms_norm_matches_float64(
-    kernels: Kernels, draw: Callable[..., torch.Tensor], hidden: int, add_one: bool, dtype: torch.dtype
+    kernels: Kernels,
+    draw: Callable[..., torch.Tensor],
+    hidden: int,
+    add_one: bool,
+    dtype: torch.dtype,
 ) -> None:
     x, weight = draw(5, hidden, dtype=dtype), draw(hidden, dtype=dtype)
     expected = rms_norm(x, weight, 1e-6, add_one)
@@ -97,7 +116,11 @@ def test_rms_norm_matches_float64(
 def test_add_rms_norm_returns_the_norm_of_the_rounded_sum_and_the_sum(
     kernels: Kernels, draw: Callable[..., torch.Tensor], hidden: int, dtype: torch.dtype
 ) -> None:
-    x, residual, weight = draw(7, hidden, dtype=dtype), draw(7, hidden, dtype=dtype), draw(hidden, dtype=dtype)
+    x, residual, weight = (
+        draw(7, hidden, dtype=dtype),
+        draw(7, hidden, dtype=dtype),
+        draw(hidden, dtype=dtype),
+    )
     total = x + residual
     for argument in (x.clone(), torch.cat([x, x], 1)[:, :hidden]):
         normed, new_residual = kernels.add_rms_norm(argument, residual.clone(), weight, 1e-6)
@@ -212,7 +235,7 @@ def test_token_mask_forbids_exactly_the_zero_bits(
 def test_variants_end_with_generic_and_unknown_ones_are_refused() -> None:
     assert native.cpu_features()[-1] == "generic"
     assert Kernels(torch.Tensor, "generic").variant == "generic"
-    with pytest.raises(InvalidArgument, match="variant='sse9'.*generic"):
+    with pytest.raises(InvalidArgument, match=r"variant='sse9'.*generic"):
         Kernels(torch.Tensor, "sse9")
     with pytest.raises(InvalidArgument, match="num_threads"):
         Kernels(torch.Tensor, "best", -1)
@@ -249,7 +272,7 @@ def _refusals() -> list[tuple[str, Callable[[Kernels], object]]]:
         ("target", lambda k: k.copy_page(cache[None], cache[None], 0, -1, 1)),
         ("num_tokens", lambda k: k.copy_page(cache[None], cache[None], 0, 1, 5)),
         ("bitmask", lambda k: k.apply_token_mask(x, torch.zeros(2, 2, dtype=torch.int32))),
-        ("logits", lambda k: k.apply_token_mask(x.bfloat16(), torch.zeros(2, 1, dtype=torch.int32))),
+        ("logits", lambda k: k.apply_token_mask(x.bfloat16(), torch.zeros(2, 1).int())),
     ]  # fmt: skip
 
 

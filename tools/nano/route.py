@@ -158,7 +158,12 @@ REQUESTS = Grammar(
         "hi": ["", "", "", "hello, ", "hi, ", "good morning, ", "dear team, ", "excuse me, "],
         "thing": "phone|kettle|lamp|laptop|camera|printer|radio|watch|headset|toaster|heater|tablet",
         "n": [str(n) for n in range(2, 100)],
-        **{name: requests for name, (_, requests) in (DEPARTMENTS | TOOLS).items()},
+        "now": ["", "", "", "hey, ", "ok, ", "quick, ", "tell me, ", "next, ", "one more thing, "],
+        **{name: requests for name, (_, requests) in DEPARTMENTS.items()},
+        **{
+            name: ["{now}" + text for text in requests.split("|")]
+            for name, (_, requests) in TOOLS.items()
+        },
     }
 )  # fmt: skip
 DESCRIPTIONS = {name: text.split("|") for name, (text, _) in (DEPARTMENTS | TOOLS).items()}

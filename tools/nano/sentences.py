@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tools.nano.grammar import Grammar
+from tools.nano.grammar import Grammar, capitalized, is_held_out
 from tools.nano.world import CITIES, FOODS, PLACES
 
 SENTENCES = Grammar(
@@ -16,6 +16,8 @@ SENTENCES = Grammar(
         "day": "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday",
         "who": "my sister|my brother|our neighbour|a friend|my wife|my husband|my boss|the kids",
         "lately": "Last week|On {day}|Yesterday|This morning|A month ago|In the end|To be honest",
+        "opening": "on {day}, |last {day}, |in {city}, |yesterday in {city}, |this morning, |"
+        "a month ago, |near the {place}, |last week in {city}, |at the {place} in {city}, |as {who} said, ",
         # reviews
         "thing": "phone|kettle|lamp|blanket|backpack|film|hotel|restaurant|book|jacket|camera|"
         "mattress|laptop|chair|coffee machine|game|concert|museum|bicycle|headset|watch|tent|printer|"
@@ -228,5 +230,15 @@ def canonical_label(class_name: str) -> str:
     return DISPLAY.get(class_name, class_name)
 
 
+_OPENED = {*DOMAINS["topic"].classes, *DOMAINS["emotion"].classes}
+
+
 def labelled_sentence(rng: random.Random, class_name: str, held_out: bool) -> str:
-    return SENTENCES.sentence_of(class_name, rng, held_out)
+    """A sentence of the class; half of those about topics and emotions open with when or where."""
+    while True:
+        text = SENTENCES.expand(class_name, rng)
+        if class_name in _OPENED and rng.random() < 0.5:
+            text = SENTENCES.expand("opening", rng) + text
+        text = capitalized(text)
+        if is_held_out(text) == held_out:
+            return text

@@ -18,7 +18,7 @@ from tools.nano.export import write_tokenizer_files
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--documents", type=int, default=40_000)
+    parser.add_argument("--documents", type=int, default=30_000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     stream = documents(random.Random(args.seed))

@@ -71,7 +71,10 @@ def read_config(path: Path) -> ModelConfig:
     outer = _read_json(path / "config.json")
     generation = path / "generation_config.json"
     end_ids = _read_json(generation).get("eos_token_id") if generation.exists() else None
-    return parse_config(outer, _token_ids(end_ids))
+    try:
+        return parse_config(outer, _token_ids(end_ids))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ModelError(f"{path / 'config.json'} has a malformed field: {error}") from error
 
 
 def parse_config(outer: Mapping[str, Any], more_eos_ids: tuple[int, ...] = ()) -> ModelConfig:
@@ -193,10 +196,10 @@ def _scaled_context(rope: RopeSpec, positions: int) -> int:
     return positions
 
 
-def _token_ids(value: object) -> tuple[int, ...]:
+def _token_ids(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
-    return tuple(value) if isinstance(value, list) else (int(value),)  # type: ignore[call-overload]
+    return tuple(int(token) for token in (value if isinstance(value, list) else [value]))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

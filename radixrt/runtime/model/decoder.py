@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
@@ -141,7 +142,7 @@ class CausalLM:
         eps, add_one = config.rms_norm_eps, config.norm_add_one
         num_tokens = batch.input_ids.shape[0]
         last = len(self.layers) - 1
-        residual = self.embed_tokens[batch.input_ids]
+        residual = F.embedding(batch.input_ids, self.embed_tokens)
         if self._embedding_scale != 1.0:
             residual = residual * self._embedding_scale
         x = ops.rms_norm(residual, self.layers[0].input_layernorm, eps, add_one=add_one)

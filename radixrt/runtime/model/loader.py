@@ -43,8 +43,7 @@ def load_model(
         source = open_checkpoint(path, config)
     else:
         raise ConfigError(f"load_format={load_format}: unknown; use auto or dummy")
-    with torch.inference_mode():
-        return CausalLM(config, source, device=device, dtype=dtype, ops=ops)
+    return CausalLM(config, source, device=device, dtype=dtype, ops=ops)
 
 
 def open_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:

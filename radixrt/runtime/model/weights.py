@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,12 +37,12 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, *, multimodal: bool = False) -> None:
-        self._files = {}
+        self._files: dict[str, Any] = {}
         self._stored: dict[str, tuple[str, str]] = {}  # name → (file, its name in there)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in checkpoint_files(path):
             try:
-                opened = safe_open(file, framework="pt", device="cpu")
+                opened: Any = safe_open(file, framework="pt", device="cpu")
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{file} cannot be read: {error}") from error
             self._files[file.name] = opened

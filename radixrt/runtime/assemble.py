@@ -1,0 +1,212 @@
+"""From a config to a running engine loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from radixrt.cache.namespace import Namespace
+from radixrt.cache.pages import PageAllocator
+from radixrt.cache.radix import RadixCache
+from radixrt.config import RuntimeConfig
+from radixrt.errors import ConfigError
+from radixrt.runtime import device as devices
+from radixrt.runtime.attention import choose_attention
+from radixrt.runtime.attention.base import AttentionBackend
+from radixrt.runtime.engine import Engine
+from radixrt.runtime.grammar.base import GrammarCompiler
+from radixrt.runtime.kv import KvPool, KvSpace
+from radixrt.runtime.loop import EngineLoop
+from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
+from radixrt.runtime.metrics import Metrics
+from radixrt.runtime.model.config import ModelConfig, read_config
+from radixrt.runtime.model.decoder import CausalLM
+from radixrt.runtime.model.loader import load_model
+from radixrt.runtime.model.weights import fingerprint
+from radixrt.runtime.open_calls import Capacity, OpenCalls
+from radixrt.runtime.ops import choose_ops
+from radixrt.runtime.ops.base import Ops
+from radixrt.runtime.profile import run_worst_steps
+from radixrt.runtime.scheduler import Limits, Scheduler
+from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.wire import Progress, Ready
+
+if TYPE_CHECKING:
+    from radixrt.runtime.channel import EngineChannel
+
+log = logging.getLogger(__name__)
+
+MORE_LOGITS_ROWS = 64
+"""Wanted logits of a step beyond one a running request, for scoring."""
+
+
+def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
+    """Load the model, measure the worst step, give the rest of the budget to KV, return the loop.
+
+    Sends ``Progress`` for every phase and ``Ready`` at the end. Raises ``ConfigError`` or
+    ``ModelError``.
+    """
+
+    def progress(phase: str, detail: str = "") -> None:
+        log.info("%s %s", phase, detail)
+        channel.send([Progress(phase, detail)])
+
+    device = devices.choose_device(config.device)
+    model_config = read_config(config.model_path)
+    config = _with_context(config.resolve(device=str(device)), model_config)
+    dtype = devices.choose_dtype(config.dtype, model_config.dtype, device)
+    ops = choose_ops(device, config.ops)
+    attention = choose_attention(
+        config.attention, model_config.attention, config.page_size, device, dtype
+    )
+    before = devices.memory_info(device)
+
+    progress("weights", f"{config.model_path.name} on {devices.describe(device)}")
+    model = load_model(
+        config.model_path,
+        device=device,
+        dtype=dtype,
+        ops=ops,
+        load_format=config.load_format,
+        seed=config.seed,
+    )
+    limits = Limits(config.max_step_tokens, config.max_running + MORE_LOGITS_ROWS)
+
+    progress("profile", f"{limits.max_step_tokens} tokens, {config.max_running} running")
+    least = limits.max_logits_rows * model_config.vocab_size * 4
+    step_bytes = measure_peak(
+        device,
+        lambda: run_worst_steps(model, attention, ops, config, limits, device, dtype),
+        least,
+    )
+    memory = plan_memory(
+        config,
+        model_config,
+        dtype=dtype,
+        is_gpu=device.type == "cuda",
+        before=before,
+        weights=model.num_weight_bytes,
+        step=step_bytes,
+    )
+    progress("memory", str(memory))
+    pool = KvPool.zeros(
+        model_config.num_layers,
+        memory.num_pages,
+        config.page_size,
+        model_config.num_kv_heads,
+        model_config.head_dim,
+        dtype=dtype,
+        device=device,
+    )
+    loop = _assemble(config, model, pool, attention, ops, memory, limits, device, channel)
+    channel.send([_ready(config, model_config, memory, device, dtype, ops, attention)])
+    return loop
+
+
+def _assemble(
+    config: RuntimeConfig,
+    model: CausalLM,
+    pool: KvPool,
+    attention: AttentionBackend,
+    ops: Ops,
+    memory: MemoryPlan,
+    limits: Limits,
+    device: torch.device,
+    channel: EngineChannel,
+) -> EngineLoop:
+    slots = SlotTable(config.max_running, config.context_length, config.page_size)
+    allocator = PageAllocator(memory.num_pages)
+    kv = KvSpace(RadixCache(allocator, config.page_size), allocator, slots, reuse=config.cache)
+    scheduler = Scheduler(slots, kv, limits, Metrics(), lease_bias_s=config.lease_bias_s)
+    vocab_size = model.config.vocab_size
+    calls = OpenCalls(
+        scheduler,
+        Capacity(config.context_length, memory.kv_tokens, vocab_size, config.max_queue),
+        namespace=_namespace(config, model),
+        grammars=_grammars(config, model.config),
+    )
+    engine = Engine(model, pool, attention, ops, slots, device)
+    return EngineLoop(
+        engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
+    )
+
+
+def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+    length = config.context_length or model.context_length
+    if length > model.context_length:
+        raise ConfigError(
+            f"context_length={length} exceeds the model's {model.context_length} positions"
+        )
+    return dataclasses.replace(config, context_length=length)
+
+
+def _namespace(config: RuntimeConfig, model: CausalLM) -> str:
+    """Return the prefix of every call's namespace: what decides the bytes of a page."""
+    if config.load_format == "dummy":
+        weights = f"dummy {config.seed}"
+    else:
+        weights = fingerprint(config.model_path, model.config)
+    return Namespace(
+        weights=weights,
+        tokenizer="",  # the keys are token ids: text never meets the cache
+        rope=repr(model.config.ropes),
+        kv_dtype=str(model.dtype),
+        page_size=config.page_size,
+        layout=f"{model.config.num_layers} {model.config.num_kv_heads} {model.config.head_dim}",
+    ).fingerprint()
+
+
+def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarCompiler | None:
+    """Return the compiler of constraints; None without a tokenizer or without the library.
+
+    The tokenizer is read at the first constraint: it takes up to a second.
+    """
+    tokenizer_file = config.model_path / "tokenizer.json"
+    if not tokenizer_file.exists():
+        return None
+    try:
+        from radixrt.runtime.grammar.llguidance import LlguidanceCompiler
+    except ImportError as error:
+        log.warning("constraints are not available: %s", error)
+        return None
+    from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
+
+    return CachedCompiler(
+        LazyCompiler(
+            lambda: LlguidanceCompiler(tokenizer_file, model.vocab_size, model.eos_token_ids)
+        )
+    )
+
+
+def _ready(
+    config: RuntimeConfig,
+    model: ModelConfig,
+    memory: MemoryPlan,
+    device: torch.device,
+    dtype: torch.dtype,
+    ops: Ops,
+    attention: AttentionBackend,
+) -> Ready:
+    info: dict[str, Any] = {
+        "model": config.model_path.name,
+        "architecture": model.architecture,
+        "device": devices.describe(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "kv_tokens": memory.kv_tokens,
+        "page_size": config.page_size,
+        "max_running": config.max_running,
+        "max_step_tokens": config.max_step_tokens,
+        "ops": ops.name,
+        "attention": attention.name,
+        "cache": config.cache,
+        "overlap": config.overlap,
+        "memory": str(memory),
+        "eos_token_ids": list(model.eos_token_ids),
+        "bos_token_id": model.bos_token_id,
+    }
+    max_context = int(np.minimum(config.context_length, memory.kv_tokens))
+    return Ready(max_context, model.vocab_size, info)

@@ -1,0 +1,402 @@
+"""Calls: what a client waits for. Each ends in exactly one message.
+
+``GenerateCall`` turns the engine's tokens into text: detokenizing, stop strings, chunks, the final
+outputs. ``SelectCall`` turns scores into a choice.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import regex
+from numpy.typing import NDArray
+
+from radixrt.protocol import (
+    Chosen,
+    Chunk,
+    Finished,
+    FinishReason,
+    Flush,
+    Generate,
+    Output,
+    Read,
+    Select,
+    Stats,
+    TokenLogprob,
+    Usage,
+)
+from radixrt.runtime.branches import Branch, Segment
+from radixrt.runtime.choices import choose
+from radixrt.runtime.stops import StopMatch, StopMatcher, compile_patterns
+from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
+from radixrt.runtime.wire import (
+    Done,
+    EngineUsage,
+    GrammarSpec,
+    Run,
+    SampledLogprob,
+    Score,
+    Scored,
+    TokenSampling,
+    pack_ids,
+)
+
+TokenIds = NDArray[np.int32]
+
+_CONTEXT_TOKENS = 6
+"""Tokens before an output that decide how its first one is spelled."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call from its arrival to its one answer. ``deadline`` is monotonic seconds.
+
+    ``run_ids`` are the engine's calls that work for it; ``prompt`` the segment they follow.
+    """
+
+    client_id: bytes
+    id: int
+    branch: Branch | None
+    deadline: float
+    run_ids: list[int] = field(default_factory=list)
+    prompt: Segment | None = None
+    is_over: bool = False
+    failure: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class QuestionCall(Call):
+    """``Read``, ``Flush`` or ``Stats``."""
+
+    op: Read | Flush | Stats = field(kw_only=True)
+
+
+@dataclass(slots=True, eq=False)
+class GenerateCall(Call):
+    """A ``Generate``; ``start`` begins it, ``done`` notes the end of each of its runs."""
+
+    op: Generate = field(kw_only=True)
+    credit: int = 0
+    outputs: list[OutputStream] = field(default_factory=list)
+    usages: list[EngineUsage] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+    def start(
+        self,
+        prompt: Segment,
+        run_ids: Sequence[int],
+        branch_uids: Sequence[int],
+        tokenizer: Tokenizer,
+        end_ids: frozenset[int],
+        deadline_s: float,
+    ) -> list[Run]:
+        """Return the engine's calls, one an output; raises ``InvalidArgument``."""
+        sampling = self.op.sampling
+        patterns = compile_patterns(sampling.stop_regex)
+        ends = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            ends |= end_ids
+        token_ids = prompt.flat()
+        context = token_ids[-_CONTEXT_TOKENS:].tolist()
+        packed = pack_ids(token_ids)
+        seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
+        constraint = self.op.constraint
+        grammar = None if constraint is None else GrammarSpec(constraint.kind, constraint.text)
+        self.prompt = prompt
+        self.credit = self.op.credit
+        self.run_ids = list(run_ids)
+        self.outputs = [
+            OutputStream(i, self.op, tokenizer, context, patterns, ends) for i in range(sampling.n)
+        ]
+        return [
+            Run(
+                id=run_id,
+                branch=uid,
+                token_ids=packed,
+                sampling=_token_sampling(self.op, (seed + index) % 2**63, ends, index),
+                grammar=grammar,
+                deadline_s=deadline_s,
+            )
+            for index, (run_id, uid) in enumerate(zip(run_ids, branch_uids, strict=True))
+        ]
+
+    def done(self, index: int, done: Done, tokenizer: Tokenizer) -> bool:
+        """Note the end of output ``index``; True when it was the last one to end."""
+        self.outputs[index].finish(done)
+        self.usages.append(done.usage)
+        if index == 0 and done.prompt_logprobs and self.prompt is not None:
+            prompt_ids = self.prompt.flat()[self.op.sampling.logprob_start_len :].tolist()
+            self.prompt_logprobs = tuple(
+                TokenLogprob(entry.logprob, token_id, tokenizer.token_text(token_id))
+                for token_id, entry in zip(prompt_ids, done.prompt_logprobs, strict=False)
+            )
+        return len(self.usages) == len(self.outputs)
+
+    def chunks(self) -> list[Chunk]:
+        """Return the chunks that there is text and credit for."""
+        if not self.op.stream:
+            return []
+        chunks = []
+        for output in self.outputs:
+            # The last chunk of an output needs no credit: with it the chunks make the whole text.
+            if self.credit > 0 or output.is_final:
+                chunk = output.chunk(self.id)
+                if chunk is not None:
+                    chunks.append(chunk)
+                    self.credit -= 1
+        return chunks
+
+    def answer(self) -> Finished:
+        """The answer, once every output has ended."""
+        return Finished(
+            self.id,
+            tuple(output.result() for output in self.outputs),
+            _merge(self.usages),
+            self.prompt_logprobs,
+        )
+
+
+class OutputStream:
+    """One output as it grows: tokens in, text out.
+
+    A stop string or pattern ends the text before the match, and the token ids with it: a token that
+    the match cuts through is replaced by tokens of the part that stays. A stop token is no part of
+    the output. Logprobs are those of all sampled tokens, the cut ones included.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        op: Generate,
+        tokenizer: Tokenizer,
+        context: list[int],
+        patterns: tuple[regex.Pattern[str], ...],
+        end_ids: frozenset[int],
+    ) -> None:
+        self.index = index
+        self.match: StopMatch | None = None
+        self._min_tokens = op.sampling.min_tokens
+        self._top_n = op.sampling.top_logprobs_num
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, context)
+        self._matcher = StopMatcher(op.sampling.stop, patterns)
+        self._has_stops = bool(op.sampling.stop or patterns)
+        self._end_ids = end_ids
+        self._end_token: int | None = None
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._tops: list[tuple[TokenLogprob, ...]] = []
+        self._search_from = 0
+        self._reason: FinishReason | None = None
+        self._text_sent = 0
+        self._tokens_sent = 0
+        self._logprobs_sent = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self._reason is not None
+
+    def feed(self, token_ids: Sequence[int], logprobs: Sequence[SampledLogprob]) -> bool:
+        """Add sampled tokens; True when a stop string or pattern has just matched.
+
+        Raises ``InvalidArgument`` for a stop pattern that takes too long.
+        """
+        if self.match is not None:
+            return False  # sampled before the engine saw the abort
+        for position, token_id in enumerate(token_ids):
+            if logprobs:
+                self._note_logprob(token_id, logprobs[position])
+            if self._end_token is not None:
+                self._push(self._end_token)  # the engine went on: it was an ordinary token
+                self._end_token = None
+            if token_id in self._end_ids:
+                self._end_token = token_id
+            else:
+                self._push(token_id)
+            if self.match is not None:
+                return True
+        return False
+
+    def finish(self, done: Done) -> None:
+        """The run ended: settle text, tokens and reason."""
+        if self.match is None and self._end_token is not None and done.matched != self._end_token:
+            self._push(self._end_token)
+        self._end_token = None
+        if self.match is not None:
+            kept = self._detokenizer.num_tokens_within(self.match.start)
+            kept_len = self._detokenizer.ends[kept - 1] if kept else 0
+            rest = self._detokenizer.text[kept_len : self.match.start]
+            self._token_ids = self._token_ids[:kept]
+            if rest:
+                self._token_ids += self._tokenizer.encode(rest).tolist()
+            self._reason = FinishReason("stop", self.match.matched)
+        elif done.reason == "stop":
+            self._reason = FinishReason("stop", done.matched)
+        else:
+            self._reason = FinishReason("length" if done.reason == "length" else "abort")
+
+    def chunk(self, call: int) -> Chunk | None:
+        """Return what was not sent yet and will not change; None when there is nothing."""
+        if self.is_final:
+            text_end, tokens_end = len(self.text), len(self._token_ids)
+        elif self.match is not None:
+            return None
+        else:
+            text_end = len(self.text)
+            if self._has_stops:
+                text_end = self._matcher.safe_len(self.text, self._search_from)
+            tokens_end = self._detokenizer.num_tokens_within(text_end)
+        if text_end <= self._text_sent and not (self.is_final and tokens_end > self._tokens_sent):
+            return None
+        logprobs_end = len(self._logprobs) if self.is_final else tokens_end
+        chunk = Chunk(
+            call,
+            self.index,
+            self.text[self._text_sent : text_end],
+            tuple(self._token_ids[self._tokens_sent : tokens_end]),
+            tuple(self._logprobs[self._logprobs_sent : logprobs_end]),
+        )
+        self._text_sent, self._tokens_sent = text_end, tokens_end
+        self._logprobs_sent = logprobs_end
+        return chunk
+
+    @property
+    def text(self) -> str:
+        """The text so far; cut before a match."""
+        text = self._detokenizer.text
+        return text if self.match is None else text[: self.match.start]
+
+    @property
+    def token_ids(self) -> TokenIds:
+        """The tokens of the finished output, as the branch goes on with them."""
+        return np.asarray(self._token_ids, dtype=np.int32)
+
+    def result(self) -> Output:
+        assert self._reason is not None
+        return Output(
+            self.text,
+            tuple(self._token_ids),
+            self._reason,
+            tuple(self._logprobs),
+            tuple(self._tops) if self._top_n else (),
+        )
+
+    def _push(self, token_id: int) -> None:
+        seen = len(self._detokenizer.text)
+        if len(self._token_ids) < self._min_tokens:
+            self._search_from = seen  # a match cannot end the text before min_tokens
+        self._token_ids.append(token_id)
+        self._detokenizer.push(token_id)
+        text = self._detokenizer.text
+        is_due = self._has_stops and len(self._token_ids) >= self._min_tokens
+        if is_due and len(text) > seen:
+            self.match = self._matcher.search(text, seen, self._search_from)
+
+    def _note_logprob(self, token_id: int, entry: SampledLogprob) -> None:
+        self._logprobs.append(
+            TokenLogprob(entry.logprob, token_id, self._tokenizer.token_text(token_id))
+        )
+        if self._top_n:
+            self._tops.append(
+                tuple(
+                    TokenLogprob(logprob, top_id, self._tokenizer.token_text(top_id))
+                    for top_id, logprob in zip(entry.top_ids, entry.top_logprobs, strict=True)
+                )
+            )
+
+
+@dataclass(slots=True, eq=False)
+class SelectCall(Call):
+    """A ``Select``."""
+
+    op: Select = field(kw_only=True)
+    options: list[TokenIds] = field(default_factory=list)
+
+    def start(
+        self,
+        prompt: Segment,
+        run_id: int,
+        branch_uid: int,
+        tokenizer: Tokenizer,
+        deadline_s: float,
+    ) -> Score:
+        """Return the engine's call."""
+        self.prompt = prompt
+        self.run_ids = [run_id]
+        return Score(
+            id=run_id,
+            branch=branch_uid,
+            token_ids=pack_ids(prompt.flat()),
+            options=tuple(tuple(option.tolist()) for option in self.options),
+            unconditional=self.op.method == "unconditional_likelihood",
+            unconditional_prefix=tuple(tokenizer.fallback_start_ids.tolist()),
+            deadline_s=deadline_s,
+        )
+
+    def answer(self, scored: Scored, tokenizer: Tokenizer) -> Chosen:
+        """The answer to the engine's scores."""
+        index, scores = choose(self.op.method, scored.logprobs, scored.unconditional)
+        return Chosen(
+            self.id,
+            index,
+            scores,
+            tuple(
+                tuple(_named(option, logprobs, tokenizer))
+                for option, logprobs in zip(self.options, scored.logprobs, strict=True)
+            ),
+            _merge([scored.usage]),
+            tuple(
+                # Nothing comes before the first token here, so it has no logprob.
+                tuple(_named(option, (None, *islice(logprobs, 1, None)), tokenizer))
+                for option, logprobs in zip(self.options, scored.unconditional, strict=False)
+            ),
+        )
+
+
+def _named(
+    option: TokenIds, logprobs: Sequence[float | None], tokenizer: Tokenizer
+) -> list[TokenLogprob]:
+    return [
+        TokenLogprob(logprob, token_id, tokenizer.token_text(token_id))
+        for token_id, logprob in zip(option.tolist(), logprobs, strict=True)
+    ]
+
+
+def _token_sampling(op: Generate, seed: int, ends: frozenset[int], index: int) -> TokenSampling:
+    sampling = op.sampling
+    wants_prompt = sampling.return_logprob and index == 0
+    return TokenSampling(
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=sampling.logit_bias,
+        seed=seed,
+        stop_token_ids=tuple(sorted(ends)),
+        logprobs=sampling.return_logprob,
+        top_logprobs_num=sampling.top_logprobs_num,
+        prompt_logprobs_from=sampling.logprob_start_len if wants_prompt else -1,
+    )
+
+
+def _merge(usages: Sequence[EngineUsage]) -> Usage:
+    """Add up runs of one prompt: what several of them computed of it counts as often."""
+    prompt = usages[0].prompt
+    computed = min(sum(usage.computed for usage in usages), prompt) if len(usages) > 1 else None
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=usages[0].cached if computed is None else prompt - computed,
+        computed_tokens=usages[0].computed if computed is None else computed,
+        evicted_tokens=sum(usage.evicted for usage in usages),
+        completion_tokens=sum(usage.completion for usage in usages),
+    )

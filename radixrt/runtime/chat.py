@@ -1,0 +1,252 @@
+"""Roles in a model's own chat template, rendered piece by piece.
+
+A program opens and closes roles and writes text in between, so what a template puts around a
+message is needed before the message is known. It is found by rendering the roles so far with
+placeholders for their contents: what stands before a placeholder begins its role, what follows ends
+it. Text that was appended never changes: what a template would rewrite in earlier turns stays as it
+was.
+
+An assistant's turn begins with the template's generation prompt. A default system prompt or a
+beginning-of-sequence token that the template puts first comes with the first role.
+
+A model without a template gets ``PlainFormat``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+from radixrt.errors import InvalidArgument, ModelError
+from radixrt.runtime.tokenizer import Tokenizer, read_json
+
+MAX_TURNS = 4096
+"""Roles of one branch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The roles of a branch so far. ``tail`` is the markup after the content of the last one."""
+
+    roles: tuple[str, ...] = ()
+    is_open: bool = False
+    tail: str = ""
+
+
+class ChatFormat(Protocol):
+    """How roles are written. Both methods raise ``InvalidArgument`` for a role that cannot come."""
+
+    is_template: bool
+
+    def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
+        """Return the markup that opens a role, and the turns with it open."""
+
+    def end(self, turns: Turns, role: str) -> tuple[str, Turns]:
+        """Return the markup that closes the open role, and the turns after it."""
+
+
+class PlainFormat:
+    """``System: …``, ``User: …``, ``Assistant:…``, a line each: for models without a template."""
+
+    is_template = False
+
+    def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
+        opened = _opened(turns, role)
+        return f"{role.capitalize()}:" + ("" if role == "assistant" else " "), opened
+
+    def end(self, turns: Turns, role: str) -> tuple[str, Turns]:
+        return "\n", _closed(turns, role, "\n")
+
+
+class TemplateFormat:
+    """A jinja template in the form transformers uses, run in an immutable sandbox."""
+
+    is_template = True
+
+    def __init__(self, source: str, variables: dict[str, str]) -> None:
+        """``variables``: the tokenizer's ``bos_token`` and so on. Raises ``ModelError``."""
+        self._variables = variables
+        # One date for the life of the process: a prefix that changes at midnight is no prefix.
+        self._now = datetime.datetime.now()
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[jinja2.ext.loopcontrols, _GenerationTag],
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = self._now.strftime
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelError(f"the model's chat template is not valid: {error}") from None
+        self._rendered: dict[tuple[tuple[str, ...], bool], str] = {}
+
+    def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
+        opened = _opened(turns, role)
+        between = self._generation_prompt(turns) if role == "assistant" else None
+        if between is None:
+            between = self._before_content(opened.roles)
+            if role == "assistant":
+                # A model writes its own first space; with it in the prompt it would see two.
+                between = between.rstrip(" ")
+        if not between.startswith(turns.tail):
+            raise InvalidArgument(
+                "role", role, f"the chat template rewrites the turn before it, {turns.roles[-1:]}"
+            )
+        return between[len(turns.tail) :], opened
+
+    def end(self, turns: Turns, role: str) -> tuple[str, Turns]:
+        closed = _closed(turns, role, "")
+        rendered = self._render(turns.roles, generation=False)
+        _, found, tail = rendered.partition(_placeholder(len(turns.roles) - 1))
+        # A role that the template folds into the next one has no end of its own.
+        tail = tail if found else ""
+        return tail, replace(closed, tail=tail)
+
+    def _generation_prompt(self, turns: Turns) -> str | None:
+        """What follows the last content when an assistant is to speak; None when the template says
+        nothing."""
+        try:
+            rendered = self._render(turns.roles, generation=True)
+            without = self._render(turns.roles, generation=False)
+        except InvalidArgument:
+            return None
+        if rendered == without:
+            return None
+        if not turns.roles:
+            return rendered
+        _, found, tail = rendered.partition(_placeholder(len(turns.roles) - 1))
+        return tail if found else None
+
+    def _before_content(self, roles: tuple[str, ...]) -> str:
+        """What stands between the content of the last role but one and that of the last."""
+        index = len(roles) - 1
+        rendered = self._render(roles, generation=False)
+        if _placeholder(index) not in rendered:
+            # A system prompt may be written into the user's turn that follows it.
+            rendered = self._render((*roles, "user"), generation=False)
+        before, found, _ = rendered.partition(_placeholder(index))
+        if not found:
+            raise InvalidArgument("role", roles[-1], "the model's chat template leaves it out")
+        if index == 0:
+            return before
+        _, found, between = before.rpartition(_placeholder(index - 1))
+        if not found:
+            raise InvalidArgument(
+                "role", roles[-1], "the model's chat template drops the turn before it"
+            )
+        return between
+
+    def _render(self, roles: tuple[str, ...], *, generation: bool) -> str:
+        key = (roles, generation)
+        rendered = self._rendered.get(key)
+        if rendered is None:
+            rendered = self._render_now(roles, generation=generation)
+            if len(self._rendered) >= 1024:
+                self._rendered.clear()
+            self._rendered[key] = rendered
+        return rendered
+
+    def _render_now(self, roles: Sequence[str], *, generation: bool) -> str:
+        messages = [
+            {"role": role, "content": _placeholder(index)} for index, role in enumerate(roles)
+        ]
+        try:
+            return self._template.render(
+                messages=messages,
+                add_generation_prompt=generation,
+                tools=None,
+                documents=None,
+                **self._variables,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+            order = " → ".join(roles) or "no role"
+            raise InvalidArgument(
+                "role",
+                roles[-1] if roles else "",
+                f"the model's chat template refuses {order}: {error}; "
+                "use roles and an order that it accepts, or plain text",
+            ) from None
+
+
+def end_of_turn_ids(chat: ChatFormat, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the special token that ends an assistant's turn, if there is one: a model that is done
+    says it, whatever its config calls the end of a text."""
+    try:
+        turns = Turns()
+        for role in ("user", "assistant"):
+            _, turns = chat.begin(turns, role)
+            markup, turns = chat.end(turns, role)
+    except InvalidArgument:
+        return frozenset()
+    token_ids = tokenizer.encode(markup, markup=True).tolist()
+    return frozenset(i for i in token_ids[:1] if tokenizer.is_special(i))
+
+
+def load_chat_format(path: Path, tokenizer: Tokenizer) -> ChatFormat:
+    """Return the chat format of a model directory; ``PlainFormat`` when it has no template."""
+    source = _read_template(path, tokenizer.config)
+    return PlainFormat() if source is None else TemplateFormat(source, tokenizer.special_tokens)
+
+
+def _read_template(path: Path, tokenizer_config: dict[str, Any]) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    template = read_json(path / "chat_template.json").get("chat_template")
+    template = template or tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default") or next(iter(named.values()), None)
+    return template if isinstance(template, str) and template else None
+
+
+def _opened(turns: Turns, role: str) -> Turns:
+    if turns.is_open:
+        raise InvalidArgument("role", role, f"close the open role {turns.roles[-1]!r} first")
+    if not role:
+        raise InvalidArgument("role", role, "name a role: system, user or assistant")
+    if len(turns.roles) >= MAX_TURNS:
+        raise InvalidArgument("role", role, f"a branch has at most {MAX_TURNS} roles")
+    return Turns((*turns.roles, role), is_open=True)
+
+
+def _closed(turns: Turns, role: str, tail: str) -> Turns:
+    if not turns.is_open or turns.roles[-1] != role:
+        opened = turns.roles[-1] if turns.is_open else None
+        raise InvalidArgument("role", role, f"it cannot end: the open role is {opened!r}")
+    return Turns(turns.roles, tail=tail)
+
+
+def _placeholder(index: int) -> str:
+    # Private-use characters: no template trims, escapes or contains them.
+    return f"\ue000{index}\ue001"
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """``{% generation %}…{% endgeneration %}`` marks training targets; here it is its content."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's interface
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -1,0 +1,205 @@
+"""The model, its KV pool and the device: launches steps and reads them back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from radixrt.runtime.attention.base import AttentionBackend
+from radixrt.runtime.batch import ForwardBatch
+from radixrt.runtime.builder import build_batch
+from radixrt.runtime.grammar.masks import Masks
+from radixrt.runtime.kv import KvPool
+from radixrt.runtime.ops.base import Ops
+from radixrt.runtime.plan import PageCopy, Plan, ScoreRows
+from radixrt.runtime.sampler import SamplingRows, edit_row, logprobs_of, sample, uniforms
+from radixrt.runtime.scheduler import StepResult
+from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.wire import SampledLogprob
+
+
+class Model(Protocol):
+    """What the engine needs of a model."""
+
+    def forward(
+        self,
+        batch: ForwardBatch,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        attention: AttentionBackend,
+    ) -> torch.Tensor:
+        """Return f32 logits [R, vocab_size] of the batch's wanted rows."""
+        ...
+
+
+@dataclass(slots=True)
+class StepInFlight:
+    """A launched step: results are on the device until ``Engine.read``.
+
+    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned;
+    ``scored`` the same for each of ``plan.scores``.
+    """
+
+    plan: Plan
+    logits: torch.Tensor
+    token_ids: torch.Tensor | None = None
+    logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    scored: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+
+class Engine:
+    """Runs plans. Device work is queued in the order of the calls; ``read`` alone waits for it."""
+
+    def __init__(
+        self,
+        model: Model,
+        pool: KvPool,
+        attention: AttentionBackend,
+        ops: Ops,
+        slots: SlotTable,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.pool = pool
+        self.attention = attention
+        self.ops = ops
+        self.slots = slots
+        self.device = device
+        self._last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan) -> StepInFlight:
+        """Copy the plan's pages and start its forward."""
+        self.copy_pages(plan.copies)
+        batch = build_batch(plan, self.slots, self._last_ids, self.device)
+        self.attention.plan(batch)
+        logits = self.model.forward(batch, self.pool.k, self.pool.v, self.attention)
+        return StepInFlight(plan, logits)
+
+    def copy_pages(self, copies: list[PageCopy]) -> None:
+        """Copy pages of the pool, in order."""
+        for copy in copies:
+            self.ops.copy_page(self.pool.k, self.pool.v, copy.source, copy.target, copy.num_tokens)
+
+    @torch.inference_mode()
+    def sample(self, step: StepInFlight, masks: Masks | None) -> None:
+        """Choose the step's tokens, after the forward and with the host's masks."""
+        plan, slots = step.plan, self.slots
+        for rows in plan.scores:
+            step.scored.append(self._score(step.logits, rows))
+        if len(plan.sample_rows) == 0:
+            return
+        chosen = plan.slots[plan.sample_rows]
+        positions = plan.ends[plan.sample_rows]
+        logits = step.logits
+        if len(plan.sample_logits) != len(logits):
+            logits = logits[torch.from_numpy(plan.sample_logits).to(self.device)]
+        step.logprob_rows = np.flatnonzero(slots.wants_logprobs[chosen])
+        unmodified = logits
+        if len(step.logprob_rows):
+            unmodified = logits[torch.from_numpy(step.logprob_rows).to(self.device)]
+        self._edit(logits, plan, chosen)
+        if masks is not None:
+            self._mask(logits, masks)
+        ids = sample(
+            logits,
+            SamplingRows(
+                temperature=slots.temperature[chosen],
+                top_p=slots.top_p[chosen],
+                top_k=slots.top_k[chosen],
+                min_p=slots.min_p[chosen],
+                uniform=uniforms(slots.seed[chosen], positions),
+            ),
+        )
+        step.token_ids = ids
+        self._last_ids[torch.from_numpy(chosen.astype(np.int64)).to(self.device)] = ids
+        if len(step.logprob_rows):
+            top_n = max(
+                plan.requests[plan.sample_rows[row]].sampling.top_logprobs_num
+                for row in step.logprob_rows.tolist()
+            )
+            picked = ids[torch.from_numpy(step.logprob_rows).to(self.device)]
+            step.logprobs = logprobs_of(unmodified, picked, top_n)
+
+    def read(self, step: StepInFlight) -> StepResult:
+        """Wait for a sampled step and return its results."""
+        token_ids = [] if step.token_ids is None else step.token_ids.tolist()
+        logprobs: dict[int, SampledLogprob] = {}
+        if step.logprobs is not None:
+            chosen, ids, values = (tensor.tolist() for tensor in step.logprobs)
+            for index, row in enumerate(step.logprob_rows.tolist()):
+                top_n = step.plan.requests[step.plan.sample_rows[row]].sampling.top_logprobs_num
+                logprobs[row] = SampledLogprob(
+                    chosen[index], tuple(ids[index][:top_n]), tuple(values[index][:top_n])
+                )
+        result = StepResult(token_ids, logprobs, [], [])
+        for rows, (values_of, top_ids, top_values) in zip(
+            step.plan.scores, step.scored, strict=True
+        ):
+            self._read_scores(rows, values_of, top_ids, top_values, result)
+        return result
+
+    def _edit(self, logits: torch.Tensor, plan: Plan, chosen: NDArray[np.int32]) -> None:
+        for index in np.flatnonzero(self.slots.edits_logits[chosen]).tolist():
+            row = int(plan.sample_rows[index])
+            request = plan.requests[row]
+            if request.reason is None:
+                edit_row(
+                    logits[index],
+                    request.sampling,
+                    self.slots.tokens[request.slot, : plan.ends[row]],
+                    request.prompt_len,
+                    keep_stops=request.matcher is not None,
+                )
+
+    def _mask(self, logits: torch.Tensor, masks: Masks) -> None:
+        bitmask = torch.from_numpy(masks.bitmask).to(self.device)
+        if len(masks.rows) == len(logits):
+            self.ops.apply_token_mask(logits, bitmask)
+            return
+        index = torch.from_numpy(masks.rows).to(self.device)
+        masked = logits[index]
+        self.ops.apply_token_mask(masked, bitmask)
+        logits[index] = masked
+
+    def _score(
+        self, logits: torch.Tensor, rows: ScoreRows
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return logprobs of the rows' targets, flat, and the most likely tokens of each row."""
+        scoring = rows.request.scoring
+        assert scoring is not None
+        own = logits[rows.first_row : rows.first_row + rows.count]
+        log_total = own.logsumexp(dim=-1)
+        first = rows.position - scoring.start
+        targets = scoring.targets[first : first + rows.count]
+        row_of = np.repeat(np.arange(rows.count), [len(ids) for ids in targets])
+        row_index = torch.from_numpy(row_of).to(self.device)
+        ids = torch.tensor([i for ids in targets for i in ids], dtype=torch.int64).to(self.device)
+        values, top_ids = own.topk(scoring.top_n, dim=-1)
+        return own[row_index, ids] - log_total[row_index], top_ids, values - log_total[:, None]
+
+    @staticmethod
+    def _read_scores(
+        rows: ScoreRows,
+        values: torch.Tensor,
+        top_ids: torch.Tensor,
+        top_values: torch.Tensor,
+        result: StepResult,
+    ) -> None:
+        scoring = rows.request.scoring
+        assert scoring is not None
+        flat = iter(values.tolist())
+        first = rows.position - scoring.start
+        targets = scoring.targets[first : first + rows.count]
+        result.found.append([[next(flat) for _ in ids] for ids in targets])
+        result.tops.append(
+            [
+                (tuple(ids), tuple(logprobs))
+                for ids, logprobs in zip(top_ids.tolist(), top_values.tolist(), strict=True)
+            ]
+        )

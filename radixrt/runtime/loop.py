@@ -1,0 +1,185 @@
+"""The engine's loop: mailbox in, one step, messages out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from radixrt.runtime.engine import Engine, StepInFlight
+from radixrt.runtime.grammar.masks import fill_masks
+from radixrt.runtime.open_calls import OpenCalls
+from radixrt.runtime.request import Request
+from radixrt.runtime.scheduler import Scheduler
+from radixrt.runtime.wire import (
+    Abort,
+    EnginePing,
+    EnginePong,
+    EngineReply,
+    FlushCache,
+    FromEngine,
+    QueryStats,
+    Release,
+    Run,
+    Sampled,
+    Score,
+    Shutdown,
+    Step,
+    ToEngine,
+)
+
+if TYPE_CHECKING:
+    from radixrt.runtime.channel import EngineChannel
+
+log = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.5
+"""How long an idle loop waits for messages before it looks at its deadlines again."""
+
+
+class EngineLoop:
+    """Receives calls, computes steps, sends results; owned by one thread.
+
+    ``overlap`` steps stay in flight while the next one is planned and launched: 0 reads every step
+    back before the next, 1 plans a step while the one before it is still running.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        calls: OpenCalls,
+        channel: EngineChannel,
+        *,
+        vocab_size: int,
+        overlap: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self.scheduler = scheduler
+        self.calls = calls
+        self.channel = channel
+        self._vocab_size = vocab_size
+        self._overlap = overlap
+        self._clock = clock
+        self._in_flight: deque[StepInFlight] = deque()
+        self._sampled: list[Sampled] = []
+        self._replies: list[FromEngine] = []
+        self._drain_until: float | None = None
+        self.is_over = False
+
+    def run(self) -> None:
+        """Serve until ``Shutdown``."""
+        while not self.is_over:
+            self.step()
+
+    def step(self) -> bool:
+        """Do one iteration; True if there was work."""
+        messages = self.channel.receive(self._patience())
+        for message in messages:
+            self._take(message)
+        has_work = self.scheduler.has_work or bool(self._in_flight)
+        if has_work:
+            self._compute_safely()
+            self._replies += self.calls.ended(self.scheduler.settle())
+        self._drain()
+        self._send()
+        return has_work or bool(messages)
+
+    def _compute(self) -> None:
+        plan = self.scheduler.schedule()
+        if plan.num_rows == 0:
+            self._commit(0)
+            return
+        step = self.engine.launch(plan)
+        self._commit(0)
+        masks = fill_masks(plan, self.scheduler.slots, self._vocab_size, self._fail)
+        self.engine.sample(step, masks)
+        self._in_flight.append(step)
+        self._commit(self._overlap)
+
+    def _commit(self, num_in_flight: int) -> None:
+        while len(self._in_flight) > num_in_flight:
+            step = self._in_flight.popleft()
+            self._sampled += self.scheduler.commit(step.plan, self.engine.read(step))
+
+    def _compute_safely(self) -> None:
+        try:
+            self._compute()
+        except Exception as error:
+            log.exception("a step failed")
+            self._in_flight.clear()
+            self.scheduler.metrics.step_failures += 1
+            self.scheduler.fail_running(f"a step of the engine failed: {error!r}")
+
+    def _fail(self, request: Request, message: str) -> None:
+        self.scheduler.end(request, "failed", f"constraint: {message}", "bad_request")
+
+    # ------------------------------------------------------------ messages
+
+    def _take(self, message: ToEngine) -> None:
+        match message:
+            case Run() | Score():
+                refusal = self.calls.submit(message)
+                if refusal is not None:
+                    self._replies.append(refusal)
+            case Abort(id=call_id):
+                self.calls.abort(call_id)
+            case Release(branches=branches):
+                for branch in branches:
+                    self.calls.release(branch)
+            case FlushCache(id=call_id):
+                evicted = self.scheduler.kv.cache.clear()
+                self._replies.append(EngineReply(call_id, {"evicted_pages": evicted}))
+            case QueryStats(id=call_id):
+                self._replies.append(EngineReply(call_id, self.stats()))
+            case EnginePing(seq=seq, sent=sent):
+                lag_ms = max(0.0, (time.monotonic() - sent) * 1000)
+                self.scheduler.metrics.loop_lag_ms = lag_ms
+                self._replies.append(EnginePong(seq, lag_ms))
+            case Shutdown(drain_s=drain_s):
+                self.calls.is_closed = True
+                self._drain_until = self._clock() + drain_s
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters and gauges."""
+        kv, slots = self.scheduler.kv, self.scheduler.slots
+        return self.scheduler.metrics.snapshot() | {
+            "running": len(slots.active),
+            "waiting": len(self.scheduler.queue),
+            "open_calls": len(self.calls),
+            "kv_pages": kv.num_usable,
+            "kv_pages_free": kv.allocator.num_free,
+            "kv_pages_cached": kv.cache.num_cached,
+            "kv_pages_evictable": kv.cache.num_evictable,
+            "kv_pages_evicted": kv.cache.counters.evicted_pages,
+            "page_size": slots.page_size,
+            "parked_branches": len(kv.parked),
+        }
+
+    def _send(self) -> None:
+        messages: list[FromEngine] = []
+        if self._sampled:
+            messages.append(Step(tuple(self._sampled)))
+            self._sampled = []
+        messages += self._replies
+        self._replies = []
+        if messages:
+            self.channel.send(messages)
+
+    def _patience(self) -> float:
+        if self.scheduler.has_work or self._in_flight:
+            return 0.0
+        return IDLE_WAIT_S if self._drain_until is None else 0.0
+
+    def _drain(self) -> None:
+        """End the loop once a shutdown was asked for and nothing runs, or its time is up."""
+        if self._drain_until is None:
+            return
+        if len(self.calls) and self._clock() >= self._drain_until:
+            self.calls.fail_all("engine_fault", "the runtime shut down before the call ended")
+            self._in_flight.clear()
+            self._replies += self.calls.ended(self.scheduler.settle())
+        self.is_over = not len(self.calls)

@@ -1,0 +1,136 @@
+"""Checks of what a client asks for, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+from radixrt.errors import InvalidArgument, PromptTooLong
+from radixrt.protocol import Part, Sampling, Select
+
+MAX_OUTPUTS = 128
+MAX_STOPS = 64
+MAX_STOP_LEN = 4096
+MAX_TOP_LOGPROBS = 128
+MAX_BIASES = 4096
+MAX_OPTIONS = 1024
+
+
+def check_sampling(sampling: Sampling, vocab_size: int) -> None:
+    """Raise ``InvalidArgument`` for the first field with a value that cannot be used."""
+    _at_least("max_tokens", sampling.max_tokens, 1)
+    if not 0 <= sampling.min_tokens <= sampling.max_tokens:
+        raise InvalidArgument(
+            "min_tokens",
+            sampling.min_tokens,
+            f"use a number from 0 to max_tokens ({sampling.max_tokens})",
+        )
+    if not 1 <= sampling.n <= MAX_OUTPUTS:
+        raise InvalidArgument("n", sampling.n, f"use a number from 1 to {MAX_OUTPUTS}")
+    _within("temperature", sampling.temperature, 0.0, 100.0)
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise InvalidArgument("top_p", sampling.top_p, "use a number in (0, 1]; 1 keeps all")
+    _at_least("top_k", sampling.top_k, 0, "0 keeps all tokens")
+    _within("min_p", sampling.min_p, 0.0, 1.0)
+    _within("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
+    _within("presence_penalty", sampling.presence_penalty, -2.0, 2.0)
+    if not 0.0 < sampling.repetition_penalty <= 100.0:
+        raise InvalidArgument(
+            "repetition_penalty", sampling.repetition_penalty, "use a number in (0, 100]; 1 is none"
+        )
+    _check_biases(sampling.logit_bias, vocab_size)
+    if sampling.seed is not None and not 0 <= sampling.seed < 2**63:
+        raise InvalidArgument("seed", sampling.seed, "use an integer from 0 to 2**63 - 1")
+    _check_stops(sampling, vocab_size)
+    if not 0 <= sampling.top_logprobs_num <= min(MAX_TOP_LOGPROBS, vocab_size):
+        raise InvalidArgument(
+            "top_logprobs_num", sampling.top_logprobs_num, f"use 0 to {MAX_TOP_LOGPROBS}"
+        )
+    if sampling.top_logprobs_num and not sampling.return_logprob:
+        raise InvalidArgument(
+            "top_logprobs_num", sampling.top_logprobs_num, "set return_logprob=True with it"
+        )
+    _at_least("logprob_start_len", sampling.logprob_start_len, -1, "-1 asks for none of the prompt")
+
+
+def check_parts(parts: tuple[Part, ...], vocab_size: int) -> None:
+    """Raise ``InvalidArgument`` for token ids that the model does not have and half characters."""
+    for part in parts:
+        if part.kind == "tokens":
+            _check_ids("token_ids", part.token_ids, vocab_size)
+        else:
+            _check_text("text", part.text)
+
+
+def check_options(select: Select) -> None:
+    """Raise ``InvalidArgument`` for options that nothing can be chosen from."""
+    if not 1 <= len(select.options) <= MAX_OPTIONS:
+        raise InvalidArgument("options", len(select.options), f"give 1 to {MAX_OPTIONS} options")
+    for option in select.options:
+        if not option:
+            raise InvalidArgument("options", list(select.options), "an option cannot be empty")
+        _check_text("options", option)
+
+
+def check_deadline(deadline_s: float | None) -> None:
+    """Raise ``InvalidArgument`` for a deadline that is no positive number of seconds."""
+    if deadline_s is not None and not (math.isfinite(deadline_s) and deadline_s > 0):
+        raise InvalidArgument("deadline_s", deadline_s, "use a positive number of seconds, or None")
+
+
+def check_length(prompt: int, budget: int, max_context: int, budget_name: str) -> None:
+    """Raise ``PromptTooLong`` when prompt and budget exceed the context."""
+    if prompt + budget > max_context:
+        room = max_context - prompt
+        way_out = f"lower {budget_name} to at most {room}" if room >= 1 else "shorten the prompt"
+        raise PromptTooLong(
+            f"the prompt has {prompt} tokens and {budget_name} is {budget}: {prompt + budget} "
+            f"exceed the context of {max_context}; {way_out}"
+        )
+
+
+def _check_biases(biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:
+    if len(biases) > MAX_BIASES:
+        raise InvalidArgument("logit_bias", len(biases), f"give at most {MAX_BIASES} biases")
+    _check_ids("logit_bias", tuple(token_id for token_id, _ in biases), vocab_size)
+    for token_id, bias in biases:
+        if not math.isfinite(bias):
+            raise InvalidArgument("logit_bias", {token_id: bias}, "use finite numbers")
+
+
+def _check_stops(sampling: Sampling, vocab_size: int) -> None:
+    for name, stops in (("stop", sampling.stop), ("stop_regex", sampling.stop_regex)):
+        if len(stops) > MAX_STOPS:
+            raise InvalidArgument(name, len(stops), f"give at most {MAX_STOPS}")
+        for stop in stops:
+            if not 1 <= len(stop) <= MAX_STOP_LEN:
+                raise InvalidArgument(name, stop, f"use 1 to {MAX_STOP_LEN} characters")
+            _check_text(name, stop)
+    if len(sampling.stop_token_ids) > MAX_BIASES:
+        raise InvalidArgument(
+            "stop_token_ids", len(sampling.stop_token_ids), f"give at most {MAX_BIASES}"
+        )
+    _check_ids("stop_token_ids", sampling.stop_token_ids, vocab_size)
+
+
+def _check_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        bad = next(i for i in token_ids if not 0 <= i < vocab_size)
+        raise InvalidArgument(name, bad, f"token ids of this model are 0 to {vocab_size - 1}")
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(name, text, "it holds half a surrogate pair, no text") from None
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses nan
+        raise InvalidArgument(name, value, f"use a number from {low:g} to {high:g}")
+
+
+def _at_least(name: str, value: int, low: int, meaning: str = "") -> None:
+    if not low <= value < 2**31:
+        way_out = f"use an integer of at least {low}"
+        raise InvalidArgument(name, value, f"{way_out}; {meaning}" if meaning else way_out)
