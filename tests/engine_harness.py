@@ -114,7 +114,12 @@ class Runtime:
         pool.k.fill_(1e4)
         pool.v.fill_(1e4)
         self.engine = Engine(
-            model, pool, ReferenceAttention(config.attention, page_size), ReferenceOps(), self.slots, CPU
+            model,
+            pool,
+            ReferenceAttention(config.attention, page_size),
+            ReferenceOps(),
+            self.slots,
+            CPU,
         )
         self.calls = OpenCalls(
             self.scheduler,

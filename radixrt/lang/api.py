@@ -12,7 +12,7 @@ from radixrt.lang.choices import ChoicesMethod, token_length_normalized
 from radixrt.lang.choices import choices_method as _choices_method
 from radixrt.lang.nodes import Choice, Expr, Gen
 from radixrt.lang.program import Function
-from radixrt.lang.sampling import sampling_options, strings
+from radixrt.lang.sampling import check_text, sampling_options, strings
 from radixrt.lang.source import caller
 from radixrt.lang.typed import typed
 from radixrt.protocol import Constraint
@@ -231,7 +231,7 @@ def _check_name(name: object) -> None:
 def _text(argument: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidArgument(argument, value, "use a non-empty string")
-    return value
+    return check_text(argument, value)
 
 
 def _schema(schema: object) -> str:

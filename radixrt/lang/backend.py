@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import atexit
+import functools
+import os
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -99,6 +102,23 @@ class Backend:
         self.shutdown()
 
 
+def _close_elsewhere(closers: list[Callable[[], None]]) -> None:
+    """Close what the garbage collector has dropped. It runs anywhere, also under the locks that
+    closing needs, so closing has a thread of its own."""
+
+    def close() -> None:
+        for closer in closers:
+            closer()
+
+    threading.Thread(target=close, name="radixrt-close", daemon=True).start()
+
+
+def _shutdown_if_alive(reference: weakref.ref[Backend]) -> None:
+    backend = reference()
+    if backend is not None:
+        backend.shutdown()
+
+
 class RuntimeEndpoint(Backend):
     """A runtime process at an endpoint, ``ipc://PATH`` or ``tcp://HOST:PORT``."""
 
@@ -125,18 +145,26 @@ class Runtime(Backend):
     """
 
     def __init__(
-        self, model: str | None = None, *, model_path: str | None = None, **options: Any
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        model_path: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> None:
+        """Start it; returns when the model serves.
+
+        ``model_path`` is SGLang's name of ``model``. Raises ``ConfigError``, ``ModelError`` or what
+        else the runtime cannot start with.
+        """
         if model is not None and model_path is not None:
             raise InvalidArgument("model_path", model_path, "it is another name of model; give one")
-        local = importlib.import_module("radixrt.local")
-        self._runtime = local.start_local(
-            model=model if model is not None else model_path, **options
-        )
+        from radixrt.local import start_local  # late: most clients start none
+
+        runtime = start_local(model=model if model is not None else model_path, **options)
         try:
-            super().__init__(self._runtime.transport())
+            super().__init__(runtime.transport())
         except BaseException:
-            self._runtime.shutdown()
+            runtime.shutdown()
             raise
         self._closers.append(runtime.shutdown)
 

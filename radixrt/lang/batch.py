@@ -8,6 +8,7 @@ when the last of them has ended.
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ class Batch:
         num_threads: int | Literal["auto"],
         max_in_flight: int | None,
         keep_errors: bool,
-        journal: str | None,
+        journal: str | os.PathLike[str] | None,
         resume: bool,
         progress: str | None,
         run_ahead: bool,
@@ -80,6 +81,7 @@ class Batch:
         finished: dict[int, Outcome] = {}
         if self._journal is not None:
             finished.update(self._journal.finished)
+            self._journal.open()
         pool = ThreadPoolExecutor(self._num_threads, "radixrt-row")
         bar = ProgressBar(self._progress, len(self._rows), done=len(finished))
         waiting = iter([index for index in range(len(self._rows)) if index not in finished])

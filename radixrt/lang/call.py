@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -61,6 +60,8 @@ class Signal:
 
 async def changed_in_loop(signal: Signal, predicate: Callable[[], bool], timeout_s: float) -> bool:
     """Wait like ``Signal.wait_for``, but without holding a thread."""
+    import asyncio  # late: it is a good part of what importing the language would cost
+
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
 

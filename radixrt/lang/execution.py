@@ -199,6 +199,15 @@ class Execution:
             return variable.meta_info
         raise InvalidArgument("name", name, "it was not generated, so it has no meta info")
 
+    def usage(self) -> dict[str, int]:
+        """Return the token counts of this branch's own calls that ended well, summed."""
+        total: dict[str, int] = {}
+        for step in self.transcript.steps[self.transcript.fork_point :]:
+            if isinstance(step, CallStep) and step.call.is_done and step.call.error is None:
+                for key, count in step.usage.items():
+                    total[key] = total.get(key, 0) + count
+        return total
+
     def variable(self, name: str) -> Variable:
         variables = self.transcript.variables
         if name not in variables:

@@ -8,15 +8,16 @@ short is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
-from radixrt.errors import InvalidArgument, JournalError
+from radixrt.errors import InvalidArgument, JournalError, ProgramError
 from radixrt.lang.state import ProgramState
 
 
@@ -51,12 +52,12 @@ class FinishedRow:
 
 
 class Journal:
-    """A journal open for appending."""
+    """A journal that finished rows are appended to."""
 
     def __init__(
         self, path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], *, resume: bool
     ) -> None:
-        """Open a new journal, or one to resume; ``finished`` has the rows it already holds.
+        """Begin a new journal, or read one to resume; ``finished`` has the rows it already holds.
 
         Raises ``JournalError`` when the file exists and ``resume`` is not set, when a row's
         arguments are not what they were, and when a line is damaged that is not the last.
@@ -64,20 +65,24 @@ class Journal:
         self._path = os.fspath(path)
         self._keys = [_key(index, row) for index, row in enumerate(rows)]
         self.finished: dict[int, FinishedRow] = {}
-        end = self._load() if resume else self._require_new()
+        self._end = self._load() if resume else self._require_new()
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Open the file for ``write``; raises ``JournalError`` when that is not possible."""
         try:
             self._file = open(self._path, "ab")  # noqa: SIM115 (closed by close)
         except OSError as error:
             raise JournalError(f"{self._path}: {error}") from error
-        self._file.truncate(end)
+        self._file.truncate(self._end)
 
     def write(self, index: int, outcome: ProgramState | Exception) -> None:
         """Append a finished row and flush; ``JournalError`` names a row that is not JSON."""
         line: dict[str, Any] = {"index": index, "key": self._keys[index]}
         if isinstance(outcome, ProgramState):
-            values = {name: outcome[name] for name in outcome.variables}
-            line |= {"ret_value": outcome.ret_value, "vars": values, "usage": outcome.usage()}
-            line["error"] = None
+            values = _readable(outcome)
+            usage = outcome.execution.usage()
+            line |= {"ret_value": outcome.ret_value, "vars": values, "usage": usage, "error": None}
         else:
             line |= {"ret_value": None, "vars": {}, "usage": {}}
             line["error"] = f"{type(outcome).__name__}: {outcome}"
@@ -87,12 +92,14 @@ class Journal:
             raise JournalError(
                 f"{self._path}: row {index} cannot be written: {error}; return and set JSON values"
             ) from None
+        assert self._file is not None
         self._file.write(data)
         self._file.flush()
 
     def close(self) -> None:
         """Close the file. Idempotent."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _require_new(self) -> int:
         if os.path.exists(self._path) and os.path.getsize(self._path) > 0:
@@ -135,6 +142,15 @@ class Journal:
             self.finished[index] = row
         else:
             self.finished.pop(index, None)
+
+
+def _readable(state: ProgramState) -> dict[str, Any]:
+    """The variables of a row; one whose failure the body has met is none."""
+    values = {}
+    for name in state.variables:
+        with contextlib.suppress(ProgramError):
+            values[name] = state[name]
+    return values
 
 
 def _key(index: int, arguments: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.choices import ChoicesMethod
-from radixrt.lang.sampling import SamplingOptions
+from radixrt.lang.sampling import SamplingOptions, check_text
 from radixrt.lang.source import Where
 from radixrt.lang.typed import Typed
 from radixrt.protocol import Constraint
@@ -109,7 +109,7 @@ def expression(value: object) -> Expr:
     """Return what ``s += value`` executes. Raises ``InvalidArgument`` unless it is a string or an
     expression."""
     if isinstance(value, str):
-        return Text(value)
+        return Text(check_text("text", value))
     if isinstance(value, Expr):
         return value
     raise InvalidArgument(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,8 +75,9 @@ class Function:
         """Run the program; return its state once everything it asked for is there.
 
         ``options`` are arguments of the body and sampling options. ``timeout`` bounds all of it, in
-        seconds. With ``stream`` the body runs on a thread of its own, the state is returned at once
-        and ``text_iter`` yields text as it comes; reading anything else waits.
+        seconds, but not what the state is continued with later. With ``stream`` the body runs on a
+        thread of its own, the state is returned at once and ``text_iter`` yields text as it comes;
+        reading anything else waits.
 
         Raises ``ProgramError`` for the first failed operation (unless the body met it and went
         on), and what the body raises as it is; the branch is closed then, its calls cancelled, as
@@ -97,6 +98,7 @@ class Function:
         with _abandoned_on_error(execution):
             self.execute(state, args, arguments)
             execution.settle()
+            execution.deadline = None
         return state
 
     async def arun(
@@ -112,6 +114,8 @@ class Function:
         other body on a thread of the backend's, which it holds only until it returns. Cancelling
         the coroutine cancels the program's calls.
         """
+        import asyncio  # late: most programs need no event loop
+
         arguments, execution = self._start(backend, options, timeout, stream=False)
         state = ProgramState(execution)
         with _abandoned_on_error(execution):
@@ -122,6 +126,7 @@ class Function:
                 run = functools.partial(self.execute, state, args, arguments)
                 await loop.run_in_executor(execution.backend.bodies, run)
             await execution.settle_in_loop()
+            execution.deadline = None
         return state
 
     @overload
@@ -135,7 +140,7 @@ class Function:
         generator_style: Literal[False] = False,
         max_in_flight: int | None = None,
         on_error: Literal["raise", "keep"] = "raise",
-        journal: str | None = None,
+        journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
         timeout: float | None = None,
         **sampling: Any,
@@ -151,7 +156,7 @@ class Function:
         generator_style: Literal[True],
         max_in_flight: int | None = None,
         on_error: Literal["raise", "keep"] = "raise",
-        journal: str | None = None,
+        journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
         timeout: float | None = None,
         **sampling: Any,
@@ -166,7 +171,7 @@ class Function:
         generator_style: bool = False,
         max_in_flight: int | None = None,
         on_error: Literal["raise", "keep"] = "raise",
-        journal: str | None = None,
+        journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
         timeout: float | None = None,
         **sampling: Any,
@@ -211,6 +216,8 @@ class Function:
         if not inspect.iscoroutinefunction(self._body):
             execution.run_body(self._body, (state, *args), arguments)
             return
+        import asyncio
+
         run = functools.partial(
             asyncio.run, execution.run_coroutine(self._body, (state, *args), arguments)
         )

@@ -101,7 +101,18 @@ def strings(argument: str, value: object) -> tuple[str, ...]:
             raise InvalidArgument(argument, value, "use a string or a list of strings")
         if not item:
             raise InvalidArgument(argument, value, "leave the empty string out")
+        check_text(argument, item)
     return items
+
+
+def check_text(argument: str, text: str) -> str:
+    """Return ``text``; ``InvalidArgument`` when it is none: half a surrogate pair has no bytes."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(argument, text, "it holds half a surrogate pair") from None
+    return text
 
 
 def _items(argument: str, value: object, expected: str) -> tuple[Any, ...]:
@@ -110,11 +121,11 @@ def _items(argument: str, value: object, expected: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _whole(lowest: int | None) -> Any:
+def _whole(lowest: int) -> Any:
     def check(argument: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArgument(argument, value, "use a whole number")
-        if lowest is not None and value < lowest:
+        if not lowest <= value < 2**63:
             raise InvalidArgument(argument, value, f"use {lowest} or more")
         return value
 
@@ -156,27 +167,27 @@ def _logit_bias(argument: str, value: object) -> tuple[tuple[int, float], ...]:
         bias = tuple((int(token), float(amount)) for token, amount in pairs)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise InvalidArgument(argument, value, "use {token id: number}") from None
-    if any(token < 0 or math.isnan(amount) for token, amount in bias):
-        raise InvalidArgument(argument, value, "use token ids from 0 and numbers")
+    if any(token < 0 or not math.isfinite(amount) for token, amount in bias):
+        raise InvalidArgument(argument, value, "use token ids from 0 and finite numbers")
     return bias
 
 
 _CHECKS: dict[str, Any] = {
-    "max_tokens": _whole(0),
+    "max_tokens": _whole(1),
     "min_tokens": _whole(0),
     "n": _whole(1),
     "stop": strings,
     "stop_token_ids": _token_ids,
     "stop_regex": strings,
-    "temperature": _number(0.0, 1e6),
+    "temperature": _number(0.0, 100.0),
     "top_p": _number(0.0, 1.0, above=True),
     "top_k": _top_k,
     "min_p": _number(0.0, 1.0),
     "frequency_penalty": _number(-2.0, 2.0),
     "presence_penalty": _number(-2.0, 2.0),
-    "repetition_penalty": _number(0.0, 1e3, above=True),
+    "repetition_penalty": _number(0.0, 100.0, above=True),
     "logit_bias": _logit_bias,
-    "seed": _whole(None),
+    "seed": _whole(0),
     "ignore_eos": _flag,
     "return_logprob": _flag,
     "logprob_start_len": _whole(-1),

@@ -13,7 +13,7 @@ from radixrt.lang.group import ProgramStateGroup, gather
 from radixrt.lang.nodes import Expr, ExprList, RoleBegin, RoleEnd, expression
 from radixrt.lang.roles import message
 from radixrt.lang.source import caller
-from radixrt.lang.transcript import CallStep, Constant, Scope
+from radixrt.lang.transcript import Constant, Scope
 
 
 class ProgramState:
@@ -174,13 +174,7 @@ class ProgramState:
     def usage(self) -> dict[str, int]:
         """Return the token counts of the calls this state made itself, summed; waits for them."""
         self.sync()
-        transcript = self.execution.transcript
-        total: dict[str, int] = {}
-        for step in transcript.steps[transcript.fork_point :]:
-            if isinstance(step, CallStep):
-                for key, count in step.usage.items():
-                    total[key] = total.get(key, 0) + count
-        return total
+        return self.execution.usage()
 
     def text(self) -> str:
         """Return the whole text, with what the chat template adds; waits for everything."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.queue import WaitingQueue
 from radixrt.runtime.request import Request
 from radixrt.runtime.slots import SlotTable
+
+Int32 = NDArray[np.int32]
 
 MIN_SHARED_TOKENS = 8
 """Waiting for another request's prefix must save at least so many tokens: it costs a step."""
@@ -32,20 +35,21 @@ class Admission:
         self.slots = slots
         self.kv = kv
         self.growth_share = 0.5
+        self._outstanding = 0
 
     def retracted(self) -> None:
         """Memory ran short: reserve all growth for a while."""
         self.growth_share = 1.0
 
-    def outstanding(self) -> int:
-        """Return the pages that the running requests are expected to take yet."""
+    def begin(self) -> None:
+        """Look at what runs, before the first ``try_start`` of a step."""
         slots = self.slots
         rows = slots.active
         known = slots.num_tokens[rows]
         growth = np.ceil(self.growth_share * (slots.max_compute[rows] - known)).astype(np.int64)
         target = np.minimum(known + np.maximum(growth, 0), slots.max_compute[rows])
         pages = -(-target // slots.page_size) - slots.num_pages[rows]
-        return int(np.maximum(pages, 0).sum())
+        self._outstanding = int(np.maximum(pages, 0).sum())
 
     def try_start(self, request: Request) -> bool:
         """Give the request a slot, its cached prefix and a lease; False when memory is short."""
@@ -53,7 +57,7 @@ class Admission:
         kv.match(request)
         lease = request.lease
         if not self._fits(request):
-            if lease is None or lease.tail is None or len(self.slots.active):
+            if lease is None or lease.tail is None or self.slots.num_active:
                 kv.unmatch(request)
                 return False
             lease.drop_tail()  # alone, and the tail's page is the one that is missing
@@ -63,6 +67,7 @@ class Admission:
         self.queue.admitted(request)
         slot = self.slots.take(request)
         kv.adopt(request)
+        self._outstanding += self._pages_expected(request) - int(self.slots.num_pages[slot])
         if request.cached < 0:
             request.cached = int(self.slots.num_computed[slot])
             request.evicted = kv.num_evicted(request, request.cached)
@@ -72,19 +77,20 @@ class Admission:
     def provider(self, request: Request) -> tuple[Request, int] | None:
         """Return the running request that is computing the longest prefix the waiting one lacks, and
         that prefix' length; None when waiting for it would not pay."""
-        slots, kv = self.slots, self.kv
-        rows = slots.active[slots.num_committed[slots.active] < slots.num_known[slots.active]]
-        if len(rows) == 0 or not kv.reuse:
+        slots, kv, request_ids = self.slots, self.kv, request.token_ids
+        limit = min(request.logits_from, len(request_ids))
+        if not slots.catching or not kv.reuse or limit < MIN_SHARED_TOKENS:
             return None
-        limit = min(request.logits_from, len(request.token_ids))
+        # Most prompts differ at once from all that are computed: no look at the tree then.
+        rows = self._agreeing(np.array([*slots.catching], np.int32), request_ids, 0)
+        if len(rows) == 0:
+            return None
         cached = kv.peek(request)
-        request_ids = request.token_ids
         gain_end = cached + MIN_SHARED_TOKENS
         if gain_end > limit:
             return None
-        agrees = slots.tokens[rows, cached:gain_end] == request_ids[cached:gain_end]
         best: tuple[Request, int] | None = None
-        for slot in rows[agrees.all(axis=1)].tolist():
+        for slot in self._agreeing(rows, request_ids, cached).tolist():
             running = slots.requests[slot]
             if running is None or running.namespace != request.namespace or running.is_over:
                 continue
@@ -95,10 +101,17 @@ class Admission:
                 best = running, common
         return best
 
-    def _fits(self, request: Request) -> bool:
-        lease = request.lease
+    def _agreeing(self, rows: Int32, token_ids: Int32, start: int) -> Int32:
+        end = start + MIN_SHARED_TOKENS
+        agrees = self.slots.tokens[rows, start:end] == token_ids[start:end]
+        return rows[agrees.all(axis=1)]
+
+    def _pages_expected(self, request: Request) -> int:
         n = len(request.token_ids)
         end = min(n + int(self.growth_share * (request.max_len - n)), request.max_len - 1)
-        have = len(lease.pages) if lease is not None else 0
-        need = self.kv.pages_of(max(end, n)) - have
-        return need + self.outstanding() <= self.kv.num_available
+        return self.kv.pages_of(max(end, n))
+
+    def _fits(self, request: Request) -> bool:
+        have = len(request.lease.pages) if request.lease is not None else 0
+        need = self._pages_expected(request) - have
+        return need + self._outstanding <= self.kv.num_available

@@ -147,6 +147,13 @@ class KvSpace:
         slots.pages[rows[row_of], have[row_of] + offset] = pages
         slots.num_pages[rows] = have + more
 
+    def grow_one(self, slot: int, end: int) -> None:
+        """Give one slot pages up to ``end`` tokens; they are available."""
+        have, want = int(self.slots.num_pages[slot]), self.pages_of(end)
+        if want > have:
+            self.slots.pages[slot, have:want] = self.take(want - have)
+            self.slots.num_pages[slot] = want
+
     def share(self, request: Request, num_tokens: int) -> None:
         """Hand the request's full pages of its first ``num_tokens`` committed tokens to the tree.
 

@@ -7,13 +7,12 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from radixrt.config import RuntimeConfig
 from radixrt.errors import EngineFault, RadixError, RuntimeUnavailable, TransportError
-from radixrt.protocol import ToClient, ToRuntime
+from radixrt.protocol import Goodbye, ToClient, ToRuntime
 from radixrt.runtime.channel import EngineChannel, LocalEngineChannel
 from radixrt.runtime.chat import load_chat_format
 from radixrt.runtime.frontend import Frontend
@@ -35,7 +34,7 @@ class Loop(Protocol):
 
 BuildLoop = Callable[[RuntimeConfig, EngineChannel], Loop]
 Event = tuple[bytes | None, list[ToRuntime] | list[FromEngine] | BaseException | None]
-"""From a client, from the engine (no client id), the engine's end (its error), or the stop (None)."""
+"""From a client, from the engine (no client id), the engine's end (its error), the stop (None)."""
 
 
 class LocalRuntime:
@@ -131,11 +130,15 @@ class LocalRuntime:
     def _run_frontend(self) -> None:
         reason = "the runtime is shut down"
         try:
+            next_tick = 0.0
             while True:
-                try:
-                    client_id, event = self._events.get(timeout=self._wait_s())
-                except Empty:
+                if time.monotonic() >= next_tick:
                     self._frontend.on_tick()
+                    next_tick = time.monotonic() + self._wait_s()
+                try:
+                    timeout = max(next_tick - time.monotonic(), 0.0)
+                    client_id, event = self._events.get(timeout=timeout)
+                except Empty:
                     continue
                 if event is None:
                     break
@@ -147,6 +150,9 @@ class LocalRuntime:
                     self._frontend.on_engine(event)  # type: ignore[arg-type]
                 else:
                     self._frontend.on_client(client_id, event)  # type: ignore[arg-type]
+                    if event and isinstance(event[-1], Goodbye):
+                        with self._lock:
+                            self._transports.pop(client_id, None)
         except BaseException as error:
             reason = f"the frontend failed: {error!r}"
             raise
@@ -173,8 +179,3 @@ class LocalRuntime:
             transport = self._transports.get(client_id)
         if transport is not None:
             transport.put(messages)
-
-
-def model_directory(model: str | Path | None) -> Path | None:
-    """Return a model option as a path."""
-    return None if model is None else Path(model)

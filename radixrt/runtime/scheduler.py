@@ -101,7 +101,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step or a commit has something to do."""
-        return bool(len(self.slots.active) or len(self.queue) or self._ending)
+        return bool(self.slots.num_active or len(self.queue) or self._ending)
 
     @property
     def next_deadline(self) -> float | None:
@@ -174,12 +174,13 @@ class Scheduler:
         budget.logits -= max(0, end - first_wanted)
         if more_pages > 0:
             budget.pages -= more_pages
-            self.kv.grow(np.array([slot], np.int32), np.array([end], np.int32))
+            self.kv.grow_one(slot, end)
         rows.append(slot)
         ends.append(end)
 
     def _admit(self, budget: _Budget, rows: list[int], ends: list[int]) -> None:
         refusals = 0
+        self.admission.begin()
         for request in self.queue.offers():
             if budget.tokens < self.slots.page_size or budget.logits < 1 or not self.slots.num_free:
                 return
@@ -327,6 +328,8 @@ class Scheduler:
         known = int(slots.num_known[request.slot])
         request.computed = max(request.computed, min(end, request.prompt_len) - request.cached)
         self.metrics.computed(request, start, end)
+        if end >= known:
+            slots.catching.pop(request.slot, None)
         num_shared = min(end, known)
         kv.share(request, num_shared)
         if end >= known and not request.samples:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +22,8 @@ class SlotTable:
     ``tokens`` int32 [S, max_len + 1], ``pages`` int32 [S, max_pages] with zeros past ``num_pages``.
     Of each row: ``num_tokens`` known tokens (placeholders included), ``num_computed`` of them
     launched, ``num_committed`` of them read back. ``num_known`` is ``num_tokens`` at admission: until
-    ``num_committed`` reaches it, others may wait for the row's prefix. ``max_compute`` bounds
-    ``num_computed``. Rows are handed out by ``take`` and come back by ``give``.
+    ``num_committed`` reaches it the slot is in ``catching`` and others may wait for its prefix.
+    ``max_compute`` bounds ``num_computed``. Rows are handed out by ``take`` and come back by ``give``.
     """
 
     def __init__(self, num_slots: int, max_len: int, page_size: int) -> None:
@@ -41,7 +43,6 @@ class SlotTable:
         self.samples = np.zeros(num_slots, np.bool_)
         self.scores = np.zeros(num_slots, np.bool_)
         self.runnable = np.zeros(num_slots, np.bool_)
-        self.seq = np.zeros(num_slots, np.int64)
 
         self.temperature = np.zeros(num_slots, np.float32)
         self.top_p = np.ones(num_slots, np.float32)
@@ -53,8 +54,22 @@ class SlotTable:
         self.wants_logprobs = np.zeros(num_slots, np.bool_)
 
         self.requests: list[Request | None] = [None] * num_slots
-        self.active: Int32 = np.zeros(0, np.int32)
+        self.catching: dict[int, None] = {}
+        self._ages: list[tuple[int, int]] = []
+        self._active: Int32 | None = None
         self._free = list(range(num_slots - 1, -1, -1))
+
+    @property
+    def active(self) -> Int32:
+        """The slots in use, oldest request first, int32 [n]; valid until the next change."""
+        if self._active is None:
+            self._active = np.array([slot for _, slot in self._ages], np.int32)
+        return self._active
+
+    @property
+    def num_active(self) -> int:
+        """Slots in use."""
+        return len(self._ages)
 
     @property
     def num_free(self) -> int:
@@ -74,7 +89,6 @@ class SlotTable:
         self.samples[slot] = request.samples
         self.scores[slot] = request.scoring is not None
         self.runnable[slot] = True
-        self.seq[slot] = request.seq
         self.temperature[slot] = sampling.temperature
         self.top_p[slot] = sampling.top_p
         self.top_k[slot] = sampling.top_k
@@ -91,8 +105,9 @@ class SlotTable:
         self.wants_logprobs[slot] = sampling.logprobs
         self.requests[slot] = request
         request.slot = slot
-        at = int(np.searchsorted(self.seq[self.active], request.seq))
-        self.active = np.insert(self.active, at, slot)
+        self.catching[slot] = None
+        insort(self._ages, (request.seq, slot))
+        self._active = None
         return slot
 
     def give(self, request: Request) -> None:
@@ -102,7 +117,9 @@ class SlotTable:
         self.num_pages[slot] = 0
         self.runnable[slot] = False
         self.requests[slot] = None
-        self.active = self.active[self.active != slot]
+        self.catching.pop(slot, None)
+        del self._ages[bisect_left(self._ages, (request.seq, slot))]
+        self._active = None
         self._free.append(slot)
         request.slot = -1
 

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+import types
 
 import pytest
 from lang.scripted_runtime import ScriptedRuntime
 
 import radixrt.lang as rt
-from radixrt.errors import EngineFault, ProgramError, RuntimeUnavailable, TransportError
+from radixrt.errors import (
+    EngineFault,
+    InvalidArgument,
+    ProgramError,
+    RuntimeUnavailable,
+    TransportError,
+)
 from radixrt.lang.client import Client
 from radixrt.protocol import Chunk, Failed, Finished, Goodbye, Usage, Welcome
+from radixrt.transport import LocalTransport
 
 
 @rt.function
@@ -136,6 +145,7 @@ def test_a_backend_that_nobody_holds_is_closed(runtime: ScriptedRuntime) -> None
     client = backend.client
     assert client.is_open
     del backend
+    client._reader.join(timeout=10)
     assert not client.is_open
 
 
@@ -143,3 +153,36 @@ def test_a_state_keeps_its_backend(runtime: ScriptedRuntime) -> None:
     state = program.run(backend=rt.Backend(runtime.transport))
     state += rt.gen("y")
     assert state["y"] == "<4>"
+
+
+def test_a_runtime_in_this_process_is_started_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = ScriptedRuntime()
+    started: list[dict[str, object]] = []
+    ended: list[str] = []
+
+    class Handle:
+        def transport(self) -> LocalTransport:
+            return runtime.transport
+
+        def shutdown(self) -> None:
+            ended.append("runtime")
+
+    def start_local(**options: object) -> Handle:
+        started.append(options)
+        return Handle()
+
+    local = types.ModuleType("radixrt.local")
+    local.start_local = start_local  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "radixrt.local", local)
+    with rt.Runtime(model_path="some/dir", memory="1GiB") as backend:
+        assert backend.get_model_name() == "scripted"
+        assert program.run(backend=backend)["x"] == "<1>"
+    assert started == [{"model": "some/dir", "memory": "1GiB"}]
+    assert ended == ["runtime"]
+    backend.shutdown()
+    assert ended == ["runtime"]
+    with pytest.raises(InvalidArgument, match="model_path"):
+        rt.Runtime("a", model_path="b")
+    with pytest.raises(TransportError):  # a session that cannot be opened leaves no runtime
+        rt.Runtime()
+    assert ended == ["runtime", "runtime"]

@@ -163,3 +163,27 @@ def test_a_journal_that_cannot_be_opened_is_an_error(backend: rt.Backend, tmp_pa
             program.run_batch(
                 ROWS, backend=backend, journal=str(tmp_path / "no" / "dir"), resume=resume
             )
+
+
+def test_a_variable_whose_failure_the_body_met_is_left_out(
+    runtime: ScriptedRuntime, backend: rt.Backend, tmp_path: Path
+) -> None:
+    def full(text: str, generate: Generate) -> str:
+        raise Overloaded("full")
+
+    @rt.function
+    def forgiving(s: rt.ProgramState) -> str:
+        s += rt.gen("x")
+        return "ok" if s.error() is None else "failed"
+
+    runtime.answer = full
+    path = tmp_path / "out.jsonl"
+    forgiving.run_batch([{}], backend=backend, journal=path)
+    (line,) = lines_of(path)
+    assert (line["ret_value"], line["vars"], line["error"]) == ("failed", {}, None)
+
+
+def test_a_generator_that_is_never_read_opens_no_file(backend: rt.Backend, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    program.run_batch(ROWS, backend=backend, journal=path, generator_style=True)
+    assert not path.exists()

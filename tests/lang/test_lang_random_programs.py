@@ -44,7 +44,7 @@ def play(s: rt.ProgramState, steps: list[str], seen: list[rt.ProgramState]) -> N
 @given(steps=STEPS, holding=st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_client_and_runtime_agree_on_every_branch(steps: list[str], holding: bool) -> None:
-    runtime = ScriptedRuntime()
+    runtime = ScriptedRuntime(ping_interval_s=0.01)
     runtime.choose = lambda text, options: len(text) % len(options)
     runtime.is_holding = holding and "join" not in steps
 

@@ -100,7 +100,7 @@ def test_stop_lists_are_neither_changed_nor_watched(
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("max_tokens", -1),
+        ("max_tokens", 0),
         ("max_tokens", 1.5),
         ("max_tokens", True),
         ("n", 0),
@@ -122,6 +122,9 @@ def test_stop_lists_are_neither_changed_nor_watched(
         ("logit_bias", [1, 2]),
         ("logit_bias", {-1: 2.0}),
         ("seed", "a"),
+        ("seed", 2**63),
+        ("stop", "\ud800"),
+        ("regex", "\ud800"),
         ("ignore_eos", 1),
         ("logprob_start_len", -2),
         ("deadline", -1),

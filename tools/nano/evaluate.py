@@ -168,7 +168,7 @@ def chat_facts(scorer: Scorer, items: list[Item]) -> float:
             )
         for i, reply in zip(rows, scorer.complete(prompts, 90, stop=""), strict=True):
             histories[i].append({"role": "assistant", "content": reply})
-            correct.append(items[i]["must"][turn] in reply)
+            correct.append(items[i]["must"][turn].lower() in reply.lower())
     return share(correct)
 
 

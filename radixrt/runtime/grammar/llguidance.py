@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import JsonCompileOptions, LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.wire import GrammarSpec
+
+_JSON_FORM: JsonCompileOptions = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+"""At most one blank between tokens: compact or as ``json.dumps`` writes it, never an endless run."""
 
 
 class LlguidanceCompiler:
@@ -31,7 +34,7 @@ class LlguidanceCompiler:
             grammar = LLMatcher.grammar_from_regex(spec.text)
         elif spec.kind == "json_schema":
             try:
-                grammar = LLMatcher.grammar_from_json_schema(spec.text)
+                grammar = LLMatcher.grammar_from_json_schema(spec.text, defaults=_JSON_FORM)
             except ValueError as error:
                 raise GrammarError(f"json_schema: {error}") from None
         else:

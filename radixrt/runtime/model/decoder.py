@@ -27,13 +27,11 @@ class WeightReader:
 
     def fused(self, *names: str) -> torch.Tensor:
         """Return tensors one below the other in one new tensor; the parts are not kept."""
-        parts = [self._source.read(name) for name in names]
-        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        out = torch.empty(shape, dtype=self.dtype, device=self.device)
-        begin = 0
-        for part in parts:
-            out[begin : begin + part.shape[0]] = part
-            begin += part.shape[0]
+        shapes = [self._source.shapes[name] for name in names]
+        rows = [shape[0] for shape in shapes]
+        out = torch.empty((sum(rows), *shapes[0][1:]), dtype=self.dtype, device=self.device)
+        for name, part in zip(names, torch.split(out, rows), strict=True):
+            self._source.copy(name, part)
         return out
 
 

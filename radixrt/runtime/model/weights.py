@@ -22,10 +22,17 @@ MAX_LISTED = 20
 
 
 class WeightSource(Protocol):
-    """Tensors by the checkpoint's names."""
+    """Tensors by the checkpoint's names, whose shapes are in ``shapes``."""
+
+    @property
+    def shapes(self) -> Shapes: ...
 
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor; the caller must not write to it."""
+        ...
+
+    def copy(self, name: str, out: torch.Tensor) -> None:
+        """Write the tensor to ``out``, of its shape, converted to the dtype there."""
         ...
 
 
@@ -59,6 +66,10 @@ class Checkpoint:
         tensor: torch.Tensor = self._files[file].get_tensor(stored)
         return tensor
 
+    def copy(self, name: str, out: torch.Tensor) -> None:
+        """See ``WeightSource.copy``."""
+        out.copy_(self.read(name))
+
 
 class DummyWeights:
     """Made-up tensors, the same for the same seed: norms at identity, others small and random.
@@ -78,24 +89,28 @@ class DummyWeights:
         generator = torch.Generator().manual_seed(seed)
         block = torch.randn((1 << 20) + 7, generator=generator) * 0.02
         self._block = block.to(device, dtype)
-        self._shapes = shapes
+        self.shapes = shapes
         self._norm = norm
 
     def read(self, name: str) -> torch.Tensor:
         """See ``WeightSource.read``."""
-        out = torch.empty(self._shapes[name], dtype=self._block.dtype, device=self._block.device)
+        out = torch.empty(self.shapes[name], dtype=self._block.dtype, device=self._block.device)
+        self.copy(name, out)
+        return out
+
+    def copy(self, name: str, out: torch.Tensor) -> None:
+        """See ``WeightSource.copy``; ``out`` is contiguous."""
         if name.endswith("norm.weight"):
-            return out.fill_(self._norm)
+            out.fill_(self._norm)
+            return
         flat = out.view(-1)
         size = self._block.numel()
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         start = int.from_bytes(digest, "little") % size
-        done = 0
-        while done < flat.numel():
-            count = min(size - start, flat.numel() - done)
-            flat[done : done + count] = self._block[start : start + count]
-            done, start = done + count, 0
-        return out
+        rolled = self._block.roll(-start)
+        whole = flat.numel() // size * size
+        flat[:whole].view(-1, size).copy_(rolled)
+        flat[whole:].copy_(rolled[: flat.numel() - whole])
 
 
 def checkpoint_files(path: Path) -> list[Path]:

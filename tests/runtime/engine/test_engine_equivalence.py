@@ -150,6 +150,8 @@ def test_a_step_ahead_equals_step_by_step(model: CausalLM) -> None:
             for i, prompt in enumerate(asked)
         ]
         runtime.finish()
-        outcomes.append([(runtime.tokens(c), runtime.end(c).reason, runtime.end(c).matched) for c in calls])
+        outcomes.append(
+            [(runtime.tokens(c), runtime.end(c).reason, runtime.end(c).matched) for c in calls]
+        )
     assert outcomes[0] == outcomes[1]
     assert {reason for _, reason, _ in outcomes[0]} == {"stop", "length"}

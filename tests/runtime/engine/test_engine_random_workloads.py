@@ -107,7 +107,9 @@ def test_random_workloads_end_every_call_once_and_lose_no_page(
                 if options["prompt_logprobs_from"] >= 0:
                     first = options["prompt_logprobs_from"]
                     assert len(end.prompt_logprobs) == max(0, len(action[1]) - first)
-                check = {k: v for k, v in options.items() if k in ("max_tokens", "temperature", "seed")}
+                check = {
+                    k: v for k, v in options.items() if k in ("max_tokens", "temperature", "seed")
+                }
                 if call % 7 == 0:
                     alone = Runtime(model, reuse=False, max_step_tokens=100)
                     assert alone.generate(action[1], **check) == runtime.tokens(call)
