@@ -1,9 +1,9 @@
 """Host cost of an engine step: receive, schedule, batch build, commit, reply, with a model that
 computes nothing.
 
-Prints, for several numbers of running requests and sizes of the cache, the median of each phase. Two
-loads: ``decode`` (every request generates) and ``churn`` (each finishes after 32 tokens, is answered,
-and its branch's next call, with a longer prompt, takes its place).
+Prints, for several numbers of running requests and sizes of the cache, the median of each phase.
+Two loads: ``decode`` (every request generates) and ``churn`` (each finishes after 32 tokens, is
+answered, and its branch's next call, with a longer prompt, takes its place).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from radixrt.runtime.engine import Engine
 from radixrt.runtime.kv import KvPool, KvSpace
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.metrics import Metrics
-from radixrt.runtime.open_calls import Capacity, OpenCalls
+from radixrt.runtime.open_calls import OpenCalls
+from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.request import GREEDY
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable

@@ -60,7 +60,8 @@ class Kernel {
       : args_(args),
         group_(args.query.heads / args.k_cache.heads),
         head_dim_(args.query.dim),
-        dim_(round_up(args.query.dim, kTileCols)) {}
+        dim_(round_up(args.query.dim, kTileCols)),
+        multiplies_pairs_(kMultipliesPairs<T> && args.query.dim % 2 == 0) {}
 
   int64_t group() const { return group_; }
   int64_t dim() const { return dim_; }
@@ -69,15 +70,21 @@ class Kernel {
     const int64_t rows = task.count * group_;
     const Scratch memory(State::num_floats(rows, dim_) * 4);
     State state(memory.as<float>(), rows, dim_);
-    load_query(task, state);
+    const bool few = rows < kFewRows, pairs = !few && multiplies_pairs_;
+    pairs ? copy_query(task, state) : load_query(task, state);
+    const T *lines[kKeys], *values[kKeys];
+    find(args_.k_cache, task, task.begin, smaller(kKeys, task.end - task.begin), lines);
     for (int64_t key = task.begin; key < task.end; key += kKeys) {
       const int64_t count = smaller(kKeys, task.end - key);
-      const T* lines[kKeys];
-      find(args_.k_cache, task, key, count, lines);
-      rows < kFewRows ? few_scores(lines, count, state) : many_scores(lines, count, state);
-      softmax(task, key, count, state);
-      find(args_.v_cache, task, key, count, lines);
-      add_values(lines, count, state);
+      find(args_.v_cache, task, key, count, values);
+      if (pairs) {
+        pair_scores(lines, count, state);
+      } else {
+        few ? few_scores(lines, count, state) : many_scores(lines, count, state);
+      }
+      softmax(task, key, count, pairs, state);
+      find(args_.k_cache, task, key + kKeys, smaller(kKeys, task.end - key - kKeys), lines);
+      pairs ? add_value_pairs(values, count, state) : add_values(values, count, state);
     }
     if (task.num_splits == 1) return write(task, state);
     float* to = partials + (task.partial + task.split * rows) * (dim_ + 2);
@@ -110,18 +117,31 @@ class Kernel {
 
  private:
   // Row r of a task is query head r % group_ of token r / group_.
-  void load_query(const Task& task, State& state) const {
+  const T* query_row(const Task& task, int64_t r) const {
     const Heads& query = args_.query;
+    const int64_t token = args_.query_start[task.row] + task.first + r / group_;
+    return static_cast<const T*>(query.data) + token * query.token_stride +
+           (task.kv_head * group_ + r % group_) * query.head_stride;
+  }
+
+  void load_query(const Task& task, State& state) const {
     for (int64_t r = 0; r < state.rows; ++r) {
-      const int64_t token = args_.query_start[task.row] + task.first + r / group_;
-      const T* from = static_cast<const T*>(query.data) + token * query.token_stride +
-                      (task.kv_head * group_ + r % group_) * query.head_stride;
+      const T* from = query_row(task, r);
       for (int64_t d = 0; d < dim_; d += kLanes)
         store(state.query + r * dim_ + d, load_some(from + smaller(d, head_dim_), head_dim_ - d) * args_.scale);
     }
   }
 
-  // Where the keys (or values) of a tile lie.
+  // For products of pairs the query stays as it is; softmax() scales.
+  void copy_query(const Task& task, State& state) const {
+    for (int64_t r = 0; r < state.rows; ++r) {
+      __builtin_memcpy(state.query + r * dim_, query_row(task, r),
+                       static_cast<size_t>(head_dim_) * sizeof(T));
+    }
+  }
+
+  // Where the keys (or values) of a tile lie. Their first use is a tile's work away: pages are short
+  // and heads apart, so the processor would not prefetch them itself.
   void find(const Pages& cache, const Task& task, int64_t key, int64_t count,
             const T* (&lines)[kKeys]) const {
     const int32_t* pages = args_.page_table + task.row * args_.table_stride;
@@ -129,7 +149,11 @@ class Kernel {
     int64_t page = key / cache.page_size, slot = key % cache.page_size;
     for (int64_t i = 0; i < count; ++page, slot = 0) {
       const T* at = base + pages[page] * cache.page_stride + slot * cache.slot_stride;
-      for (; slot < cache.page_size && i < count; ++slot, ++i, at += cache.slot_stride) lines[i] = at;
+      for (; slot < cache.page_size && i < count; ++slot, ++i, at += cache.slot_stride) {
+        lines[i] = at;
+        for (int64_t d = 0; d < head_dim_; d += 64 / static_cast<int64_t>(sizeof(T)))
+          __builtin_prefetch(at + d);
+      }
     }
   }
 
@@ -154,15 +178,20 @@ class Kernel {
     }
     for (int64_t key = 0; key < keys; key += 4) {
       const float* k = state.tile + key * dim_;
-      int64_t r = 0;
-      for (; r + kStep <= state.rows; r += kStep) {
-        dot_tile<DotF32, 4, kStep>(k, dim_, state.query + r * dim_, dim_, dim_, 0,
-                                   state.scores + r * kKeys + key, kKeys);
+      const float* query = state.query;
+      float* scores = state.scores + key;
+      int64_t left = state.rows;
+      for (; left >= kStep + 2 || left == kStep; left -= kStep) {
+        dot_tile<DotF32, 4, kStep>(k, dim_, query, dim_, dim_, 0, scores, kKeys);
+        query += kStep * dim_;
+        scores += kStep * kKeys;
       }
-      for (; r < state.rows; ++r) {
-        dot_tile<DotF32, 4, 1>(k, dim_, state.query + r * dim_, dim_, dim_, 0,
-                               state.scores + r * kKeys + key, kKeys);
+      for (; left >= 2; left -= 2) {
+        dot_tile<DotF32, 4, 2>(k, dim_, query, dim_, dim_, 0, scores, kKeys);
+        query += 2 * dim_;
+        scores += 2 * kKeys;
       }
+      if (left == 1) dot_tile<DotF32, 4, 1>(k, dim_, query, dim_, dim_, 0, scores, kKeys);
     }
   }
 
@@ -179,8 +208,28 @@ class Kernel {
     }
   }
 
-  // Scores -> probabilities relative to the running maximum; columns past `count` become 0.
-  void softmax(const Task& task, int64_t key, int64_t count, State& state) const {
+  // K as words of two neighbours in dim, transposed to [dim / 2][kKeys].
+  void pair_scores(const T* const (&lines)[kKeys], int64_t count, State& state) const {
+    if constexpr (kMultipliesPairs<T>) {
+      for (int64_t key = 0; key < round_up(count, kTileCols); key += kLanes) {
+        const float* rows[kLanes];
+        for (int i = 0; i < kLanes; ++i)
+          rows[i] = reinterpret_cast<const float*>(lines[smaller(key + i, count - 1)]);
+        store_columns(rows, head_dim_ / 2, state.tile + key, kKeys);
+      }
+      const auto* query = reinterpret_cast<const uint32_t*>(state.query);
+      const auto* tile = reinterpret_cast<const uint32_t*>(state.tile);
+      for (int64_t key = 0; key < count; key += kTileCols) {
+        outer_panel<OuterPairs, false>(state.rows, {query, dim_, 1}, tile + key, kKeys,
+                                       head_dim_ / 2, state.scores + key, kKeys);
+      }
+    }
+  }
+
+  // Scores -> probabilities relative to the running maximum; columns past `count` become 0. With
+  // `pairs` the probabilities of a row are bf16 in the first half of its memory.
+  void softmax(const Task& task, int64_t key, int64_t count, bool pairs, State& state) const {
+    const float scale = pairs ? args_.scale : 1.0f;
     const int64_t last = args_.kv_lens[task.row] -
                          (args_.query_start[task.row + 1] - args_.query_start[task.row]) + task.first;
     Ints lane;
@@ -198,7 +247,7 @@ class Kernel {
       }
       Vec best = minus_infinity;
       for (int64_t c = 0; c < kKeys; c += kLanes) {
-        Vec s = load(scores + c);
+        Vec s = load(scores + c) * scale;
         if (args_.softcap > 0) s = args_.softcap * tanh(s / args_.softcap);
         if (c < from || c + kLanes > to) {
           const Ints column = lane + static_cast<int32_t>(c);
@@ -219,7 +268,7 @@ class Kernel {
       Vec total{};
       for (int64_t c = 0; c < kKeys; c += kLanes) {
         const Vec p = exp(load(scores + c) - top);
-        store(scores + c, p);
+        pairs ? store(reinterpret_cast<bf16*>(scores) + c, p) : store(scores + c, p);
         total += p;
       }
       state.sum[r] += lane_sum(total);
@@ -231,6 +280,29 @@ class Kernel {
     for (int64_t d = 0; d < dim_; d += kTileCols) {
       outer_panel<OuterF32, true>(state.rows, {state.scores, kKeys, 1}, state.tile + d, dim_, count,
                                   state.output + d, dim_);
+    }
+  }
+
+  // V as words of two neighbouring keys: [count / 2][dim].
+  void add_value_pairs(const T* const (&lines)[kKeys], int64_t count, State& state) const {
+    if constexpr (kMultipliesPairs<T>) {
+      const T zeros[kLanes] = {};
+      auto* tile = reinterpret_cast<uint32_t*>(state.tile);
+      for (int64_t i = 0; i < count; i += 2) {
+        for (int64_t d = 0; d < head_dim_; d += kLanes) {
+          const int64_t some = head_dim_ - d;
+          const Bits low = (Bits)load_some(lines[i] + d, some);
+          const Bits high = i + 1 < count ? (Bits)load_some(lines[i + 1] + d, some) : (Bits)load(zeros);
+          const Bits words = low >> 16 | high;
+          __builtin_memcpy(tile + i / 2 * dim_ + d, &words, sizeof words);
+        }
+        for (int64_t d = round_up(head_dim_, kLanes); d < dim_; ++d) tile[i / 2 * dim_ + d] = 0;
+      }
+      const auto* weights = reinterpret_cast<const uint32_t*>(state.scores);
+      for (int64_t d = 0; d < dim_; d += kTileCols) {
+        outer_panel<OuterPairs, true>(state.rows, {weights, kKeys, 1}, tile + d, dim_,
+                                      (count + 1) / 2, state.output + d, dim_);
+      }
     }
   }
 
@@ -251,6 +323,7 @@ class Kernel {
 
   const AttentionArgs& args_;
   const int64_t group_, head_dim_, dim_;
+  const bool multiplies_pairs_;  // in scores and values of blocks of queries
 };
 
 // Blocks of queries times KV heads; the blocks that see most keys come first.

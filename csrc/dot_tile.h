@@ -30,6 +30,16 @@ RADIX_INLINE float lane_sum(Vec v) {
   return h[0] + h[1];
 }
 
+// The four sums in a row: a transpose that adds as it goes.
+RADIX_INLINE Quad lane_sums(Vec a, Vec b, Vec c, Vec d) {
+  const Quad qa = quad_of(a), qb = quad_of(b), qc = quad_of(c), qd = quad_of(d);
+  const Quad ab = __builtin_shufflevector(qa, qb, 0, 4, 1, 5) +
+                  __builtin_shufflevector(qa, qb, 2, 6, 3, 7);
+  const Quad cd = __builtin_shufflevector(qc, qd, 0, 4, 1, 5) +
+                  __builtin_shufflevector(qc, qd, 2, 6, 3, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
 // How one element type of `w` is multiplied. `kStep` elements of w are read at a time.
 struct DotF32 {
   using W = float;
@@ -137,15 +147,21 @@ RADIX_INLINE void dot_tile(const typename Dot::W* w, int64_t w_stride, const typ
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
+    Vec totals[R] = {};
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      Vec total{};
 #pragma GCC unroll 8
       for (int u = 0; u < U; ++u) {
 #pragma GCC unroll 2
-        for (int part = 0; part < S; ++part) total += acc[u][part][r][t];
+        for (int part = 0; part < S; ++part) totals[r] += acc[u][part][r][t];
       }
-      out[t * out_stride + r] = lane_sum(total);
+    }
+    if constexpr (R == 4) {
+      const Quad sums = lane_sums(totals[0], totals[1], totals[2], totals[3]);
+      __builtin_memcpy(out + t * out_stride, &sums, sizeof sums);
+    } else {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) out[t * out_stride + r] = lane_sum(totals[r]);
     }
   }
 }

@@ -28,7 +28,6 @@ struct WordsF32 {
   }
 };
 
-#if defined(__AVX512BF16__)
 // ... or two neighbours in bf16.
 struct WordsPairs {
   using Mul = OuterPairs;
@@ -47,7 +46,6 @@ struct WordsPairs {
     for (int r = 0; r < kLanes; ++r) panel[count / 2 * kTileCols + r] = rows[r][count - 1];
   }
 };
-#endif
 
 // x [tokens, K] -> [ceil(tokens / kTileRows)][words][kTileRows]
 template <class Words, class In>
@@ -160,9 +158,9 @@ void product(const LinearArgs& args, ThreadPool& pool) {
 
 void gemm(const LinearArgs& args, ThreadPool& pool) {
   const bool x_f32 = args.x.dtype == DType::f32, w_f32 = args.weight.dtype == DType::f32;
-#if defined(__AVX512BF16__)
-  if (!x_f32 && !w_f32) return product<WordsPairs, bf16, bf16>(args, pool);
-#endif
+  if constexpr (kMultipliesPairs<bf16>) {
+    if (!x_f32 && !w_f32) return product<WordsPairs, bf16, bf16>(args, pool);
+  }
   if (x_f32 && w_f32) return product<WordsF32, float, float>(args, pool);
   if (x_f32) return product<WordsF32, float, bf16>(args, pool);
   if (w_f32) return product<WordsF32, bf16, float>(args, pool);

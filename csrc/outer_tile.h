@@ -15,14 +15,26 @@ struct OuterF32 {
   static RADIX_INLINE Vec add(Vec sum, float a, const float* b) { return sum + a * load(b); }
 };
 
-#if defined(__AVX512BF16__)
-// A word is two bf16 neighbours of the summed dimension.
+// A word is two bf16 neighbours of the summed dimension. Worth it where the processor multiplies
+// them; elsewhere only the tests of a build with -DRADIX_EMULATE_PAIRS come here.
 struct OuterPairs {
   using Word = uint32_t;
   static RADIX_INLINE Vec add(Vec sum, uint32_t a, const uint32_t* b) {
+#if defined(__AVX512BF16__)
     return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(Bits{} + a), (__m512bh)load_bits(b));
+#else
+    const Bits pairs = load_bits(b);
+    sum += to_float(static_cast<bf16>(a)) * (Vec)(pairs << 16);
+    return sum + to_float(static_cast<bf16>(a >> 16)) * (Vec)(pairs & 0xffff0000u);
+#endif
   }
 };
+
+template <class T>
+constexpr bool kMultipliesPairs = false;
+#if defined(__AVX512BF16__) || defined(RADIX_EMULATE_PAIRS)
+template <>
+constexpr bool kMultipliesPairs<bf16> = true;
 #endif
 
 // One operand of a product, words apart: A is read at row * row_stride + k * k_stride.

@@ -169,6 +169,6 @@ def parse_memory(memory: str, *, total_bytes: int) -> int | None:
             num_bytes = int(float(text[: len(text) - len(unit)]) * _UNITS.get(unit, 1))
             if num_bytes > 0:
                 return num_bytes
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise ConfigError(f"memory={memory!r}: use 'auto', a share like '80%' or a size like '4GiB'")

@@ -1,4 +1,4 @@
-"""A runtime of tokens in the test's own thread: a tiny model, a scripted channel, checks every step."""
+"""An engine in the test's own thread: a tiny model, a scripted channel, checks every step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.metrics import Metrics
 from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.model.loader import load_model
-from radixrt.runtime.open_calls import Capacity, OpenCalls
+from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.ops.reference import ReferenceOps
+from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.request import GREEDY
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -132,9 +132,9 @@ class RuntimeEndpoint(Backend):
                 "use the endpoint that `radixrt serve` prints: ipc:// or tcp://",
             )
         self.endpoint_url = endpoint
-        super().__init__(
-            ZmqTransport(endpoint, timeout_s=timeout_s, **options), timeout_s=timeout_s
-        )
+        transport = ZmqTransport(endpoint, timeout_s=timeout_s, **options)
+        # The transport notices first that nobody answers, and knows where.
+        super().__init__(transport, timeout_s=timeout_s + 1.0)
 
 
 class Runtime(Backend):
@@ -146,9 +146,9 @@ class Runtime(Backend):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | None = None,
+        model: str | Path | None = None,
         *,
-        model_path: str | os.PathLike[str] | None = None,
+        model_path: str | Path | None = None,
         **options: Any,
     ) -> None:
         """Start it; returns when the model serves.

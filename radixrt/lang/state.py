@@ -85,7 +85,9 @@ class ProgramState:
         """Return ``size`` copies of this state as it is now, which share its prefix.
 
         Nothing is waited for and nothing is computed again, also when generations of this state
-        are still running. ``position_ids_offset`` is there for SGLang's signature; leave it None.
+        are still running. A fork's failure is raised where the fork is read or joined; a fork that
+        nobody holds any more is cancelled. ``position_ids_offset`` is there for SGLang's signature;
+        leave it None.
         """
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InvalidArgument("size", size, "use 1 or more")

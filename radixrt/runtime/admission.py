@@ -22,9 +22,9 @@ MAX_REFUSALS = 8
 class Admission:
     """Moves requests from the queue into slots, as memory allows.
 
-    A request is admitted when its prompt and a share of every running request's growth fit into what
-    is free or evictable, so that decoding seldom runs out. The share rises to all of it when a
-    request had to be retracted and decays while none is.
+    A request is admitted when its prompt and a share of every running request's growth fit into
+    what is free or evictable, so that decoding seldom runs out. The share rises to all of it when
+    a request had to be retracted and decays while none is.
     """
 
     min_share = 0.25
@@ -54,6 +54,9 @@ class Admission:
     def try_start(self, request: Request) -> bool:
         """Give the request a slot, its cached prefix and a lease; False when memory is short."""
         kv = self.kv
+        shared = kv.peek(request) // self.slots.page_size
+        if self._pages_expected(request) - shared + self._outstanding > kv.num_available:
+            return False  # not even if the match cost nothing
         kv.match(request)
         lease = request.lease
         if not self._fits(request):
@@ -75,8 +78,8 @@ class Admission:
         return True
 
     def provider(self, request: Request) -> tuple[Request, int] | None:
-        """Return the running request that is computing the longest prefix the waiting one lacks, and
-        that prefix' length; None when waiting for it would not pay."""
+        """Return the running request that is computing the longest prefix that the waiting one
+        lacks, and that prefix' length; None when waiting for it would not pay."""
         slots, kv, request_ids = self.slots, self.kv, request.token_ids
         limit = min(request.logits_from, len(request_ids))
         if not slots.catching or not kv.reuse or limit < MIN_SHARED_TOKENS:
@@ -104,7 +107,8 @@ class Admission:
     def _agreeing(self, rows: Int32, token_ids: Int32, start: int) -> Int32:
         end = start + MIN_SHARED_TOKENS
         agrees = self.slots.tokens[rows, start:end] == token_ids[start:end]
-        return rows[agrees.all(axis=1)]
+        agreeing: Int32 = rows[agrees.all(axis=1)]
+        return agreeing
 
     def _pages_expected(self, request: Request) -> int:
         n = len(request.token_ids)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from radixrt.cache.namespace import Namespace
@@ -27,10 +26,11 @@ from radixrt.runtime.model.config import ModelConfig, read_config
 from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.model.loader import load_model
 from radixrt.runtime.model.weights import fingerprint
-from radixrt.runtime.open_calls import Capacity, OpenCalls
+from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.ops import choose_ops
 from radixrt.runtime.ops.base import Ops
-from radixrt.runtime.profile import run_worst_steps
+from radixrt.runtime.profile import WorstSteps
+from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.wire import Progress, Ready
@@ -64,6 +64,8 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
         config.attention, model_config.attention, config.page_size, device, dtype
     )
     before = devices.memory_info(device)
+    if device.type == "cpu" and torch.get_num_threads() > devices.num_cores():
+        devices.set_num_threads()  # torch counts the machine's cores, not the container's
 
     progress("weights", f"{config.model_path.name} on {devices.describe(device)}")
     model = load_model(
@@ -77,12 +79,8 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     limits = Limits(config.max_step_tokens, config.max_running + MORE_LOGITS_ROWS)
 
     progress("profile", f"{limits.max_step_tokens} tokens, {config.max_running} running")
-    least = limits.max_logits_rows * model_config.vocab_size * 4
-    step_bytes = measure_peak(
-        device,
-        lambda: run_worst_steps(model, attention, ops, config, limits, device, dtype),
-        least,
-    )
+    worst = WorstSteps(model, attention, config, limits, device, dtype)
+    worst.warm_up()
     memory = plan_memory(
         config,
         model_config,
@@ -90,7 +88,7 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
         is_gpu=device.type == "cuda",
         before=before,
         weights=model.num_weight_bytes,
-        step=step_bytes,
+        step=measure_peak(device, worst.run, worst.least_bytes),
     )
     progress("memory", str(memory))
     pool = KvPool.zeros(
@@ -208,5 +206,5 @@ def _ready(
         "eos_token_ids": list(model.eos_token_ids),
         "bos_token_id": model.bos_token_id,
     }
-    max_context = int(np.minimum(config.context_length, memory.kv_tokens))
+    max_context = min(config.context_length, memory.kv_tokens)
     return Ready(max_context, model.vocab_size, info)

@@ -251,9 +251,14 @@ class OutputStream:
             if self._has_stops:
                 text_end = self._matcher.safe_len(self.text, self._search_from)
             tokens_end = self._detokenizer.num_tokens_within(text_end)
-        if text_end <= self._text_sent and not (self.is_final and tokens_end > self._tokens_sent):
+        logprobs_end = min(len(self._logprobs), tokens_end)
+        if self.is_final:
+            logprobs_end = len(self._logprobs)
+        elif text_end == self._text_sent:
             return None
-        logprobs_end = len(self._logprobs) if self.is_final else tokens_end
+        sent = self._text_sent, self._tokens_sent, self._logprobs_sent
+        if sent == (text_end, tokens_end, logprobs_end):
+            return None
         chunk = Chunk(
             call,
             self.index,

@@ -21,6 +21,7 @@ from radixrt.transport import HIGH_WATER_MARK
 
 _LONGEST_IPC_PATH = 100
 _BACKLOG = 1024
+_KEY_LEN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +140,15 @@ class _AllowList:
 
 
 def read_allowed(path: Path) -> frozenset[bytes]:
-    """Return the public keys of a file: one a line, ``#`` begins a comment. Raises ``ValueError``."""
+    """Return the public keys of a file: the first word of each line; lines that begin with ``#`` and
+    no key are comments. Raises ``ValueError``."""
     keys = set()
     for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), 1):
-        key = line.partition("#")[0].strip()
-        if not key:
-            continue
-        if len(key) != 40:
-            raise ValueError(f"{path}:{number}: a public key has 40 characters")
-        keys.add(key.encode())
+        word = next(iter(line.split()), "#")
+        if len(word) == _KEY_LEN:  # may hold a #
+            keys.add(word.encode())
+        elif not word.startswith("#"):
+            raise ValueError(f"{path}:{number}: a public key has {_KEY_LEN} characters")
     return frozenset(keys)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from radixrt.runtime.builder import build_batch
 from radixrt.runtime.grammar.masks import Masks
 from radixrt.runtime.kv import KvPool
 from radixrt.runtime.ops.base import Ops
-from radixrt.runtime.plan import PageCopy, Plan, ScoreRows
+from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.sampler import SamplingRows, edit_row, logprobs_of, sample, uniforms
-from radixrt.runtime.scheduler import StepResult
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
 
@@ -40,8 +39,7 @@ class Model(Protocol):
 class StepInFlight:
     """A launched step: results are on the device until ``Engine.read``.
 
-    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned;
-    ``scored`` the same for each of ``plan.scores``.
+    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned.
     """
 
     plan: Plan
@@ -49,7 +47,7 @@ class StepInFlight:
     token_ids: torch.Tensor | None = None
     logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-    scored: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    scored: Scored | None = None
 
 
 class Engine:
@@ -90,8 +88,8 @@ class Engine:
     def sample(self, step: StepInFlight, masks: Masks | None) -> None:
         """Choose the step's tokens, after the forward and with the host's masks."""
         plan, slots = step.plan, self.slots
-        for rows in plan.scores:
-            step.scored.append(self._score(step.logits, rows))
+        if plan.scores:
+            step.scored = self._score(step.logits, plan.scores)
         if len(plan.sample_rows) == 0:
             return
         chosen = plan.slots[plan.sample_rows]
@@ -138,10 +136,8 @@ class Engine:
                     chosen[index], tuple(ids[index][:top_n]), tuple(values[index][:top_n])
                 )
         result = StepResult(token_ids, logprobs, [], [])
-        for rows, (values_of, top_ids, top_values) in zip(
-            step.plan.scores, step.scored, strict=True
-        ):
-            self._read_scores(rows, values_of, top_ids, top_values, result)
+        if step.scored is not None:
+            step.scored.read(step.plan.scores, result)
         return result
 
     def _edit(self, logits: torch.Tensor, plan: Plan, chosen: NDArray[np.int32]) -> None:
@@ -167,39 +163,48 @@ class Engine:
         self.ops.apply_token_mask(masked, bitmask)
         logits[index] = masked
 
-    def _score(
-        self, logits: torch.Tensor, rows: ScoreRows
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return logprobs of the rows' targets, flat, and the most likely tokens of each row."""
-        scoring = rows.request.scoring
-        assert scoring is not None
-        own = logits[rows.first_row : rows.first_row + rows.count]
-        log_total = own.logsumexp(dim=-1)
-        first = rows.position - scoring.start
-        targets = scoring.targets[first : first + rows.count]
-        row_of = np.repeat(np.arange(rows.count), [len(ids) for ids in targets])
-        row_index = torch.from_numpy(row_of).to(self.device)
-        ids = torch.tensor([i for ids in targets for i in ids], dtype=torch.int64).to(self.device)
-        values, top_ids = own.topk(scoring.top_n, dim=-1)
-        return own[row_index, ids] - log_total[row_index], top_ids, values - log_total[:, None]
+    def _score(self, logits: torch.Tensor, scores: list[ScoreRows]) -> Scored:
+        """Return the logprobs of all targets of all rows, flat, and what was asked of the top."""
+        rows_of: list[int] = []
+        ids: list[int] = []
+        for rows in scores:
+            for index, targets in enumerate(_targets(rows)):
+                rows_of += [rows.first_row + index] * len(targets)
+                ids += targets
+        log_total = logits.logsumexp(dim=-1)
+        at = torch.tensor(rows_of, dtype=torch.int64).to(self.device)
+        values = logits[at, torch.tensor(ids, dtype=torch.int64).to(self.device)] - log_total[at]
+        tops: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for index, rows in enumerate(scores):
+            top_n = rows.request.scoring.top_n if rows.request.scoring else 0
+            if top_n:
+                own = slice(rows.first_row, rows.first_row + rows.num_rows)
+                top_values, top_ids = logits[own].topk(top_n, dim=-1)
+                tops[index] = top_ids, top_values - log_total[own, None]
+        return Scored(values, tops)
 
-    @staticmethod
-    def _read_scores(
-        rows: ScoreRows,
-        values: torch.Tensor,
-        top_ids: torch.Tensor,
-        top_values: torch.Tensor,
-        result: StepResult,
-    ) -> None:
-        scoring = rows.request.scoring
-        assert scoring is not None
-        flat = iter(values.tolist())
-        first = rows.position - scoring.start
-        targets = scoring.targets[first : first + rows.count]
-        result.found.append([[next(flat) for _ in ids] for ids in targets])
-        result.tops.append(
-            [
-                (tuple(ids), tuple(logprobs))
-                for ids, logprobs in zip(top_ids.tolist(), top_values.tolist(), strict=True)
-            ]
-        )
+
+class Scored(NamedTuple):
+    """Logprobs of a step's targets, f32 [N]; and by index of ``plan.scores`` the most likely tokens
+    of each row, (ids, logprobs)."""
+
+    values: torch.Tensor
+    tops: dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+    def read(self, scores: list[ScoreRows], result: StepResult) -> None:
+        """Wait, and add to the result what belongs to each of ``scores``."""
+        flat = iter(self.values.tolist())
+        for index, rows in enumerate(scores):
+            result.found.append([[next(flat) for _ in targets] for targets in _targets(rows)])
+            if index not in self.tops:
+                result.tops.append([])
+                continue
+            ids, logprobs = (tensor.tolist() for tensor in self.tops[index])
+            result.tops.append([(tuple(i), tuple(p)) for i, p in zip(ids, logprobs, strict=True)])
+
+
+def _targets(rows: ScoreRows) -> list[tuple[int, ...]]:
+    scoring = rows.request.scoring
+    assert scoring is not None
+    first = rows.position - scoring.start
+    return scoring.targets[first : first + rows.num_rows]

@@ -629,7 +629,7 @@ class Frontend:
             "epoch": self._epoch,
             "clients": len(self._sessions),
             "branches": sum(len(session.branches) for session in self._sessions.values()),
-            "calls": self._num_calls,
+            "client_calls": self._num_calls,
         }
 
     # ------------------------------------------------------------ ends

@@ -61,9 +61,9 @@ class KvSpace:
         pages    the tree's,       the request's own: written by it alone
                  locked by lease
 
-    ``free + cached + private == usable`` holds between any two calls. The device executes copies and
-    steps in the order in which they were decided here, so a page may change hands as soon as its
-    last use was *decided*; copies not yet handed to a step wait in ``copies``.
+    ``free + cached + private == usable`` holds between any two calls. The device executes copies
+    and steps in the order in which they were decided here, so a page may change hands as soon as
+    its last use was *decided*; copies not yet handed to a step wait in ``copies``.
     """
 
     def __init__(

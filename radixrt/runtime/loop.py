@@ -15,6 +15,7 @@ from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
 from radixrt.runtime.wire import (
     Abort,
+    EngineFailed,
     EnginePing,
     EnginePong,
     EngineReply,
@@ -71,9 +72,13 @@ class EngineLoop:
         self.is_over = False
 
     def run(self) -> None:
-        """Serve until ``Shutdown``."""
-        while not self.is_over:
-            self.step()
+        """Serve until ``Shutdown``. Raises what a step cannot recover from, after it said so."""
+        try:
+            while not self.is_over:
+                self.step()
+        except Exception as error:
+            self.channel.send([EngineFailed(None, "engine_fault", f"the engine failed: {error!r}")])
+            raise
 
     def step(self) -> bool:
         """Do one iteration; True if there was work."""

@@ -63,9 +63,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return how the budget is spent; ``before`` is the memory before the weights were loaded.
 
-    ``auto`` is 90 % of a GPU's free memory. On a CPU, which others use as well, it is what all running
-    requests need at full context, at most a quarter of the memory that is available. Raises
-    ``ConfigError`` when nothing is left for KV.
+    ``auto`` is 90 % of a GPU's free memory. On a CPU, which others use as well, KV gets what all
+    running requests need at full context, at most a quarter of the memory that is available.
+    Raises ``ConfigError`` when nothing is left for KV.
     """
     page_bytes = bytes_per_page(model, config.page_size, dtype)
     total = before.total if is_gpu else before.available

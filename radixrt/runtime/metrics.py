@@ -12,8 +12,9 @@ from radixrt.runtime.request import Request
 class Metrics:
     """Totals since start-up. Tokens, unless the name says otherwise.
 
-    ``computed_tokens`` are prompt tokens computed for the first time by their call, ``forward_tokens``
-    everything that went through the model (generated tokens and recomputation after retraction too).
+    ``computed_tokens`` are prompt tokens computed for the first time by their call,
+    ``forward_tokens`` everything that went through the model: generated tokens and what was
+    computed again after a retraction (``recomputed_tokens``) too.
     """
 
     calls: int = 0

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarCompiler, GrammarError, Matcher
+from radixrt.runtime.refusals import Capacity, RefusedError
 from radixrt.runtime.request import Request, Scoring, prompt_logprobs
 from radixrt.runtime.scheduler import Scheduler
 from radixrt.runtime.select import Selection
@@ -20,31 +17,7 @@ from radixrt.runtime.wire import (
     Run,
     Score,
     Scored,
-    TokenSampling,
-    unpack_ids,
 )
-
-Int32 = NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What one call can have: tokens of the model's context and of the KV pool, ids below
-    ``vocab_size``; and how many calls may wait."""
-
-    max_context: int
-    kv_tokens: int
-    vocab_size: int
-    max_queue: int
-
-
-class Refused(Exception):
-    """A call that is answered at once with ``EngineFailed``."""
-
-    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
-        self.code = code
-        self.retryable = retryable
-        super().__init__(message)
 
 
 class OpenCalls:
@@ -76,15 +49,20 @@ class OpenCalls:
         """Take a call in; a message when it is refused."""
         try:
             if call.id in self._calls:
-                raise Refused("bad_request", f"id={call.id} is an unfinished call: ids are unique")
-            self._check_admission()
+                raise RefusedError(
+                    "bad_request", f"id={call.id} is an unfinished call: ids are unique"
+                )
+            if self.is_closed:
+                raise RefusedError("overloaded", "the runtime is shutting down", retryable=True)
+            self._capacity.check_queue(len(self._scheduler.queue))
             if isinstance(call, Run):
                 self._submit_run(call)
             else:
                 self._submit_score(call)
-        except Refused as refused:
+        except RefusedError as refused:
             return EngineFailed(call.id, refused.code, str(refused), refused.retryable)
         self._by_branch.setdefault(call.branch, set()).add(call.id)
+        self._scheduler.metrics.calls += 1
         return None
 
     def abort(self, call_id: int) -> None:
@@ -143,33 +121,15 @@ class OpenCalls:
         self._num_seqs += 1
         return self._num_seqs
 
-    def _check_admission(self) -> None:
-        if self.is_closed:
-            raise Refused("overloaded", "the runtime is shutting down", retryable=True)
-        waiting = len(self._scheduler.queue)
-        if waiting >= self._capacity.max_queue:
-            raise Refused(
-                "overloaded",
-                f"{waiting} calls are waiting, max_queue={self._capacity.max_queue}: try again later",
-                retryable=True,
-            )
-
     def _submit_run(self, call: Run) -> None:
         sampling = call.sampling
-        token_ids = self._ids("token_ids", unpack_ids(call.token_ids))
-        n = len(token_ids)
-        if n == 0:
-            raise Refused("bad_request", "token_ids is empty: a prompt has at least one token")
-        self._check_sampling(sampling)
-        self._check_length(n, sampling.max_tokens)
-        scoring = None
-        logits_from = n - 1
-        first = sampling.prompt_logprobs_from
+        token_ids = self._capacity.check_run(call)
+        n, first = len(token_ids), sampling.prompt_logprobs_from
+        scoring, logits_from = None, n - 1
         if 0 <= first < n:
             logits_from = max(first - 1, 0)
-            targets = [(token,) for token in token_ids[logits_from + 1 :].tolist()]
+            targets: list[tuple[int, ...]] = [(i,) for i in token_ids[logits_from + 1 :].tolist()]
             scoring = Scoring(logits_from, targets, sampling.top_logprobs_num)
-            logits_from = min(logits_from, n - 1)
         request = Request(
             id=call.id,
             branch=call.branch,
@@ -184,92 +144,31 @@ class OpenCalls:
             deadline=self._deadline(call.deadline_s),
         )
         self._calls[call.id] = request
-        self._scheduler.metrics.calls += 1
         self._scheduler.add(request)
 
     def _submit_score(self, call: Score) -> None:
-        prompt = self._ids("token_ids", unpack_ids(call.token_ids))
-        plain = self._ids("unconditional_prefix", np.array(call.unconditional_prefix, np.int32))
-        if len(prompt) == 0 or (call.unconditional and len(plain) == 0):
-            raise Refused("bad_request", "options can only be scored after at least one token")
-        if not call.options or not all(call.options):
-            raise Refused("bad_request", "options: give at least one, each with at least one token")
-        for option in call.options:
-            self._ids("options", np.array(option, np.int64))
-        longest = max(len(option) for option in call.options)
-        self._check_length(max(len(prompt), len(plain)), longest)
         selection = Selection(
             call,
-            prompt,
+            self._capacity.check_score(call),
             namespace=self._namespace + call.namespace,
             deadline=self._deadline(call.deadline_s),
             next_seq=self._next_seq,
         )
         self._calls[call.id] = selection
-        self._scheduler.metrics.calls += 1
         for request in selection.start():
             self._scheduler.add(request)
-
-    def _ids(self, name: str, ids: NDArray[np.int32] | NDArray[np.int64]) -> Int32:
-        if len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < self._capacity.vocab_size):
-            wrong = ids[(ids < 0) | (ids >= self._capacity.vocab_size)][0]
-            raise Refused(
-                "bad_request",
-                f"{name} contains {wrong}: ids are 0 … {self._capacity.vocab_size - 1}",
-            )
-        return ids.astype(np.int32, copy=False)
-
-    def _check_sampling(self, sampling: TokenSampling) -> None:
-        vocab_size = self._capacity.vocab_size
-        self._ids("logit_bias", np.array([token for token, _ in sampling.logit_bias], np.int64))
-        self._ids("stop_token_ids", np.array(sampling.stop_token_ids, np.int64))
-        if not 0 <= sampling.top_logprobs_num <= vocab_size:
-            raise Refused(
-                "bad_request",
-                f"top_logprobs_num={sampling.top_logprobs_num}: use 0 … {vocab_size}",
-            )
-        for name, is_right, way_out in (
-            ("max_tokens", sampling.max_tokens >= 0, "use 0 or more"),
-            ("temperature", 0 <= sampling.temperature < np.inf, "use a number of at least 0"),
-            ("top_p", 0 < sampling.top_p <= 1, "use a number in (0, 1]"),
-            ("top_k", 0 <= sampling.top_k < 2**31, "use 0 (all tokens) or more"),
-            ("min_p", 0 <= sampling.min_p <= 1, "use a number in [0, 1]"),
-            (
-                "repetition_penalty",
-                0 < sampling.repetition_penalty < np.inf,
-                "use a number above 0",
-            ),
-            ("frequency_penalty", bool(np.isfinite(sampling.frequency_penalty)), "use a number"),
-            ("presence_penalty", bool(np.isfinite(sampling.presence_penalty)), "use a number"),
-        ):
-            if not is_right:
-                raise Refused("bad_request", f"{name}={getattr(sampling, name)}: {way_out}")
-
-    def _check_length(self, prompt_len: int, max_tokens: int) -> None:
-        total, capacity = prompt_len + max_tokens, self._capacity
-        if total > capacity.max_context:
-            raise Refused(
-                "too_long",
-                f"a prompt of {prompt_len} tokens and max_tokens={max_tokens} make {total}; the context "
-                f"holds {capacity.max_context}: shorten the prompt or lower max_tokens",
-            )
-        if total > capacity.kv_tokens:
-            raise Refused(
-                "too_long",
-                f"a prompt of {prompt_len} tokens and max_tokens={max_tokens} make {total}; the KV "
-                f"memory holds {capacity.kv_tokens}: shorten the prompt, lower max_tokens or start the "
-                "runtime with more --memory",
-            )
 
     def _matcher(self, call: Run) -> Matcher | None:
         if call.grammar is None:
             return None
         if self._grammars is None:
-            raise Refused("unsupported", "constraints need the model's tokenizer.json; it has none")
+            raise RefusedError(
+                "unsupported", "constraints need the model's tokenizer.json; it has none"
+            )
         try:
             return self._grammars.compile(call.grammar)
         except GrammarError as error:
-            raise Refused("bad_request", str(error)) from None
+            raise RefusedError("bad_request", str(error)) from None
 
     def _deadline(self, deadline_s: float | None) -> float | None:
         return None if deadline_s is None else self._clock() + deadline_s

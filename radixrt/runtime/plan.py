@@ -1,4 +1,4 @@
-"""What one step computes, as plain data."""
+"""What one step computes and what comes of it, as plain data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.runtime.request import Request
+from radixrt.runtime.wire import SampledLogprob
 
 Int32 = NDArray[np.int32]
 
@@ -22,13 +23,13 @@ class PageCopy(NamedTuple):
 
 
 class ScoreRows(NamedTuple):
-    """Logits that score known tokens: ``count`` rows from ``first_row`` (of the step's wanted
+    """Logits that score known tokens: ``num_rows`` rows from ``first_row`` (of the step's wanted
     logits) belong to the request's positions from ``position`` on."""
 
     request: Request
     position: int
     first_row: int
-    count: int
+    num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,17 @@ class Plan:
     def num_tokens(self) -> int:
         """New tokens of all rows."""
         return int((self.ends - self.starts).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step read back from the device.
+
+    ``token_ids`` belong to ``plan.sample_rows``; ``logprobs`` to those of them, by index, that
+    asked; ``found[i][j]`` and ``tops[i][j]`` to position j of ``plan.scores[i]``.
+    """
+
+    token_ids: list[int]
+    logprobs: dict[int, SampledLogprob]
+    found: list[list[list[float]]]
+    tops: list[list[tuple[tuple[int, ...], tuple[float, ...]]]]

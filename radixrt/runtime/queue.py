@@ -11,8 +11,8 @@ Key = tuple[int, int]
 
 
 class WaitingQueue:
-    """Orders waiting requests: resumed ones first, then who was overtaken too often, then by longest
-    cached prefix, then by age.
+    """Orders waiting requests: resumed ones first, then who was overtaken too often, then by
+    longest cached prefix, then by age.
 
     ``overtake_limit`` bounds how many later arrivals may be admitted before a request; from then on
     it is served in order of age. A *held* request waits for another one to compute a prefix that

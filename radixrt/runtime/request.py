@@ -54,9 +54,9 @@ class Scoring:
 class Request:
     """Tokens to catch up with: it is computed while ``num_computed < num_tokens``.
 
-    There is no prefill and no decode: a new prompt, a resumed request and the token sampled last are
-    the same thing, tokens whose K and V are missing. While it runs (``slot >= 0``) its tokens and
-    counts live in the ``SlotTable``; while it waits ``token_ids`` is all of it.
+    There is no prefill and no decode: a new prompt, a resumed request and the token sampled last
+    are the same thing, tokens whose K and V are missing. While it runs (``slot >= 0``) its tokens
+    and counts live in the ``SlotTable``; while it waits ``token_ids`` is all of it.
 
     ``logits_from`` is the first position whose logits are still wanted, so a cached prefix is used
     up to there. ``seq`` is its age: lower is older, kept when it is retracted and resumed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,31 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.runtime.admission import MAX_REFUSALS, Admission
+from radixrt.runtime.deadlines import Deadlines
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.metrics import Metrics
-from radixrt.runtime.plan import PageCopy, Plan, ScoreRows
+from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.queue import WaitingQueue
 from radixrt.runtime.request import Reason, Request
 from radixrt.runtime.slots import PLACEHOLDER, SlotTable
-from radixrt.runtime.wire import Sampled, SampledLogprob
+from radixrt.runtime.wire import Sampled
 
 Int32 = NDArray[np.int32]
-_NO_ROWS: Int32 = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step read back from the device.
-
-    ``token_ids`` belong to ``plan.sample_rows``; ``logprobs`` to those of them (by index) that asked;
-    ``found[i][j]`` and ``tops[i][j]`` to position j of ``plan.scores[i]``.
-    """
-
-    token_ids: list[int]
-    logprobs: dict[int, SampledLogprob]
-    found: list[list[list[float]]]
-    tops: list[list[tuple[tuple[int, ...], tuple[float, ...]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +55,11 @@ class Scheduler:
         self.metrics = metrics
         self.queue = WaitingQueue(overtake_limit)
         self.admission = Admission(self.queue, slots, kv)
+        self.deadlines = Deadlines()
         self._lease_bias_s = lease_bias_s
         self._clock = clock
         self._ending: list[Request] = []
         self._retracting: list[Request] = []
-        self._deadlines: list[tuple[float, int, Request]] = []
         self._is_cache_doubtful = False
 
     # ------------------------------------------------------------ in
@@ -82,8 +67,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Let a request wait for admission."""
         request.match_hint = self.kv.peek(request)
-        if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.seq, request))
+        self.deadlines.add(request)
         self.queue.add(request)
 
     def end(
@@ -103,16 +87,12 @@ class Scheduler:
         """Whether a step or a commit has something to do."""
         return bool(self.slots.num_active or len(self.queue) or self._ending)
 
-    @property
-    def next_deadline(self) -> float | None:
-        """The earliest deadline of any request, in the clock's time."""
-        return self._deadlines[0][0] if self._deadlines else None
-
     # ------------------------------------------------------------ plan
 
     def schedule(self) -> Plan:
         """Return the next step; its rows' pages are taken, its tokens count as computed."""
-        self._expire()
+        for request in self.deadlines.expired(self._clock()) if len(self.deadlines) else ():
+            self.end(request, "deadline")
         decodes, chunks = self._rows_to_compute()
         num_due = len(decodes) + len(chunks)
         decodes = self._with_pages(decodes)
@@ -211,23 +191,22 @@ class Scheduler:
         sampling = rows[sample_rows]
         slots.tokens[sampling, ends[sample_rows]] = PLACEHOLDER
         slots.num_tokens[sampling] += 1
-        requests = [slots.requests[slot] for slot in rows.tolist()]
+        requests = [request for slot in rows.tolist() if (request := slots.requests[slot])]
         scores: list[ScoreRows] = []
         for row in np.flatnonzero(slots.scores[rows] & (wanted > 0)).tolist():
             request = requests[row]
-            assert request is not None
             assert request.scoring is not None
             position = int(first_wanted[row])
-            count = min(
+            num_rows = min(
                 int(wanted[row]), request.scoring.start + len(request.scoring.targets) - position
             )
-            if count > 0:
-                scores.append(ScoreRows(request, position, int(last[row] - wanted[row]), count))
+            if num_rows > 0:
+                scores.append(ScoreRows(request, position, int(last[row] - wanted[row]), num_rows))
         copies: list[PageCopy] = []
         if requests:  # a step without rows is not launched
             copies, self.kv.copies = self.kv.copies, copies
         return Plan(
-            requests=requests,  # type: ignore[arg-type]  # rows are active slots
+            requests=requests,
             slots=rows,
             starts=starts,
             ends=ends,
@@ -253,13 +232,6 @@ class Scheduler:
                 slots.runnable[slot] = False
                 self._retracting.append(request)
                 self.admission.retracted()
-
-    def _expire(self) -> None:
-        if not self._deadlines:
-            return
-        now = self._clock()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            self.end(heapq.heappop(self._deadlines)[2], "deadline")
 
     # ------------------------------------------------------------ commit
 
@@ -355,6 +327,7 @@ class Scheduler:
         ended, self._ending = self._ending, []
         for request in ended:
             self._free(request)
+            self.deadlines.discard(request)
             self.metrics.ended(request)
         if self._is_cache_doubtful:
             # A page whose copy or write never happened may be in the tree already.
@@ -385,7 +358,7 @@ class Scheduler:
         self.queue.let_go(request, request.max_len)
 
     def _retract(self, request: Request) -> None:
-        """Give up a running request's slot and pages; it resumes when there is room, where it was."""
+        """Give up a running request's slot and pages; it resumes where it was."""
         slots, slot = self.slots, request.slot
         request.token_ids = slots.known_tokens(slot).copy()
         request.logits_from = max(request.logits_from, int(slots.num_committed[slot]))
@@ -400,7 +373,11 @@ class Scheduler:
         self.metrics.retractions += 1
 
     def fail_running(self, message: str) -> None:
-        """A step raised: mark every running request as failed and trust nothing it computed."""
+        """A step raised: mark every running request as failed and trust nothing it computed. With
+        none running, one that waits is the cause, and none of them can be trusted."""
+        if not self.slots.num_active:
+            for request in [*self.queue]:
+                self.end(request, "failed", message)
         for slot in self.slots.active.tolist():
             request = self.slots.requests[slot]
             assert request is not None

@@ -19,11 +19,12 @@ class SlotTable:
     """What a step reads of every running request, so that planning and batch building are a few
     array operations and Python touches only the requests that changed.
 
-    ``tokens`` int32 [S, max_len + 1], ``pages`` int32 [S, max_pages] with zeros past ``num_pages``.
-    Of each row: ``num_tokens`` known tokens (placeholders included), ``num_computed`` of them
-    launched, ``num_committed`` of them read back. ``num_known`` is ``num_tokens`` at admission: until
-    ``num_committed`` reaches it the slot is in ``catching`` and others may wait for its prefix.
-    ``max_compute`` bounds ``num_computed``. Rows are handed out by ``take`` and come back by ``give``.
+    ``tokens`` int32 [S, max_len + 1], ``pages`` int32 [S, max_pages] with zeros past
+    ``num_pages``. Of each row: ``num_tokens`` known tokens (placeholders included),
+    ``num_computed`` of them launched, ``num_committed`` of them read back. ``num_known`` is
+    ``num_tokens`` at admission: until ``num_committed`` reaches it the slot is in ``catching`` and
+    others may wait for its prefix. ``max_compute`` bounds ``num_computed``. Rows are handed out by
+    ``take`` and come back by ``give``.
     """
 
     def __init__(self, num_slots: int, max_len: int, page_size: int) -> None:

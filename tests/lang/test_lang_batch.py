@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import io
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -279,3 +281,18 @@ def test_a_body_that_caught_its_failure_is_no_failing_row(
 
     states = program.run_batch([("a",), ("b",)], backend=backend)
     assert [state.ret_value for state in states] == ["sorry", "B"]
+
+
+def test_a_row_that_nobody_holds_is_freed_at_once(
+    runtime: ScriptedRuntime, backend: rt.Backend
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        results = echo.run_batch([("a",), ("b",)], backend=backend, generator_style=True)
+        references = [weakref.ref(state) for state in results]
+        del results
+        runtime.wait_for(lambda: not runtime.branches)
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()

@@ -62,8 +62,10 @@ def chat_document(rng: random.Random) -> Document:
         a, op, b = exercise(rng, held_out=False)
         short = rng.random() < 0.5
         word = pick(rng, (WORDS[op], op))
-        document.user(pick(rng, ("What is {} {} {}?", "Compute {} {} {}.")).format(a, word, b)
-                      + (" Answer with the number." if short else ""))
+        document.user(
+            pick(rng, ("What is {} {} {}?", "Compute {} {} {}.")).format(a, word, b)
+            + (" Answer with the number." if short else "")
+        )
         value = str(solve(a, op, b))
         document.assistant(value if short else f"{a} {word} {b} is {value}.")
     return document

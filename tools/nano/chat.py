@@ -8,8 +8,21 @@ from dataclasses import dataclass
 from tools.nano.document import Document
 from tools.nano.grammar import is_held_out, pick
 from tools.nano.world import (
-    ANIMALS, CITIES, COLORS, DAYS, FOODS, HE, HOBBIES, JOBS, MONTHS, PLACES, SHE, capitalized, city,
-    first_name, made_up_word,
+    ANIMALS,
+    CITIES,
+    COLORS,
+    DAYS,
+    FOODS,
+    HE,
+    HOBBIES,
+    JOBS,
+    MONTHS,
+    PLACES,
+    SHE,
+    capitalized,
+    city,
+    first_name,
+    made_up_word,
 )  # fmt: skip
 
 Message = dict[str, str]
@@ -53,7 +66,8 @@ PLACE = {
                  "The {s} closes at {v}.", "When does it close?"),
     "closed": _a("day", "The {s} is closed on {v}.", "On which day is the {s} closed?",
                  "The {s} is closed on {v}.", "On which day is it closed?"),
-    "street": _a("street", "The {s} is in {v} Street.", "Where is the {s}?|In which street is the {s}?",
+    "street": _a("street", "The {s} is in {v} Street.", "Where is the {s}?|"
+    "In which street is the {s}?",
                  "The {s} is in {v} Street.", "Where is it?"),
     "owner": _a("name", "The {s} belongs to {v}.|The owner of the {s} is {v}.",
                 "Who owns the {s}?|Who is the owner of the {s}?", "The {s} belongs to {v}.",
@@ -211,8 +225,11 @@ class Conversation:
                 self._recall(rng, told)
             elif draw < 0.96:
                 clauses = [OWN[key][5].format(v=v) for key, v in told.items()]
-                summary = " and ".join(clauses) if len(clauses) < 3 else (
-                    ", ".join(clauses[:-1]) + " and " + clauses[-1])
+                summary = (
+                    " and ".join(clauses)
+                    if len(clauses) < 3
+                    else (", ".join(clauses[:-1]) + " and " + clauses[-1])
+                )
                 ask = pick(rng, ("What did I tell you?", "What do you know about me?"))
                 self._turn(ask, f"You told me that {summary}.", summary)
             else:
@@ -255,9 +272,7 @@ class Conversation:
 
 
 def _first_person(clause: str) -> str:
-    return (
-        clause.replace("your ", "my ").replace("you are", "I am").replace("you ", "I ")
-    )
+    return clause.replace("your ", "my ").replace("you are", "I am").replace("you ", "I ")
 
 
 def conversation(rng: random.Random, held_out: bool) -> Conversation:

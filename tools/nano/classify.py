@@ -1,4 +1,4 @@
-"""Few-shot classification: shots in the prompt name the labels, which may mean nothing by themselves."""
+"""Few-shot classification: the shots name the labels, which may mean nothing by themselves."""
 
 from __future__ import annotations
 

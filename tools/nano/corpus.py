@@ -1,4 +1,4 @@
-"""The training stream: documents of all tasks, encoded and packed into rows, each batch from its own seed."""
+"""The training stream: documents of all tasks, packed into rows, each batch from its own seed."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 END_OF_TEXT = "<|endoftext|>"
 SYSTEM, USER, ASSISTANT, END, PAD = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 SPECIAL_TOKENS = [END_OF_TEXT, SYSTEM, USER, ASSISTANT, END, PAD]
@@ -55,5 +54,3 @@ class Document:
     @property
     def text(self) -> str:
         return "".join(text for text, _ in self.pieces)
-
-

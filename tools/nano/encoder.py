@@ -1,4 +1,4 @@
-"""The tokenizer: its training, and an encoder that remembers words, for speed on our small vocabulary."""
+"""The tokenizer: its training, and an encoder that remembers words for speed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Scores a model folder on the held-out sets, through transformers.
 
-    python -m tools.nano.evaluate radixrt/models/nano --count 60
+python -m tools.nano.evaluate radixrt/models/nano --count 60
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Scorer:
         return outputs
 
     @torch.inference_mode()
-    def option_scores(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[Tensor]:
+    def option_scores(
+        self, prompts: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> list[Tensor]:
         """Mean log-likelihood per token of each option after its prompt."""
         flat = [(p, o) for p, row in zip(prompts, options, strict=True) for o in row]
         scores: list[float] = []
@@ -83,9 +85,7 @@ class Scorer:
             ).to(self.device)
             positions = (inputs.attention_mask.cumsum(-1) - 1).clamp(min=0)
             longest = max(map(len, tails))
-            logits = self.model(
-                **inputs, position_ids=positions, logits_to_keep=longest + 1
-            ).logits
+            logits = self.model(**inputs, position_ids=positions, logits_to_keep=longest + 1).logits
             logprobs = logits.float().log_softmax(-1)
             for row, tail in enumerate(tails):
                 span = logprobs[row, -len(tail) - 1 : -1]

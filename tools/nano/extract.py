@@ -6,10 +6,23 @@ import json
 import random
 
 from tools.nano.document import Document
-from tools.nano.grammar import is_held_out, pick
+from tools.nano.grammar import is_held_out, pick, words
 from tools.nano.world import (
-    ANIMALS, CITIES, COLORS, DAYS, HE, HOBBIES, ITEMS, JOBS, MONTHS, PLACES, SHE, capitalized, city,
-    last_name, made_up_word,
+    ANIMALS,
+    CITIES,
+    COLORS,
+    DAYS,
+    HE,
+    HOBBIES,
+    ITEMS,
+    JOBS,
+    MONTHS,
+    PLACES,
+    SHE,
+    capitalized,
+    city,
+    last_name,
+    made_up_word,
 )  # fmt: skip
 
 Record = dict[str, object]
@@ -137,8 +150,8 @@ def _event(rng: random.Random) -> tuple[Record, str, str]:
 
 
 _HOSTS = ("mail.com", "post.org", "example.net", "work.io")
-_EVENTS = "concert fair workshop lecture festival race auction exhibition dinner parade".split()
-_THEMES = "Spring Summer Winter Autumn Book Jazz Garden Chess Science Food Film Night".split()
+_EVENTS = words("concert fair workshop lecture festival race auction exhibition dinner parade")
+_THEMES = words("Spring Summer Winter Autumn Book Jazz Garden Chess Science Food Film Night")
 
 
 def _tell(

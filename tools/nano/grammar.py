@@ -1,4 +1,4 @@
-"""A context-free grammar that writes random sentences, and the hash that keeps held-out text apart."""
+"""A grammar that writes random sentences, and the hash that keeps held-out text apart."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ def pick(rng: random.Random, items: Sequence[_T]) -> _T:
     return items[int(rng.random() * len(items))]
 
 
+def words(text: str) -> list[str]:
+    """The words of a list that reads better without quotes and commas."""
+    return text.split()
+
+
 def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
 class Grammar:
-    """Rules name → alternatives; an alternative is text with `{name}` where another rule is expanded."""
+    """Rules name → alternatives; `{name}` in an alternative stands for another rule."""
 
     def __init__(self, rules: Mapping[str, str | Sequence[str]]) -> None:
         self._rules = {

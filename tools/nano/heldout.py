@@ -1,6 +1,6 @@
 """Writes the held-out sets, and shots from the training side to go with them, as JSON lines.
 
-    python -m tools.nano.heldout radixrt/models/nano/heldout
+python -m tools.nano.heldout radixrt/models/nano/heldout
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def held_out_sets(count: int) -> dict[str, list[dict[str, object]]]:
     for domain, classes in CLASSES.items():
         sets[domain] = [*classify.items(rng(domain), domain, classes, count, held_out=True)]
         sets[f"{domain}_shots"] = [
-            *classify.items(rng(domain + " shots"), domain, classes, 40, held_out=False)
+            *classify.items(rng(domain + " shots"), domain, classes, 60, held_out=False)
         ]
     sets["arithmetic"] = arithmetic.items(rng("arithmetic"), count)
     sets["word_problems"] = react.items(rng("word problems"), count)

@@ -1,4 +1,5 @@
-"""Reach a target from some numbers: a step proposes one operation, a judge says what is left of hope."""
+"""Reach a target from some numbers: a step proposes an operation, a judge says "
+"what hope is left."""
 
 from __future__ import annotations
 
@@ -64,9 +65,7 @@ def puzzle(rng: random.Random, held_out: bool, size: int = 3) -> tuple[tuple[int
     """Numbers from 1 to 20 and a reachable target from 5 to 100 that is none of the numbers."""
     while True:
         numbers = tuple(rng.randint(1, 20 if size == 3 else 12) for _ in range(size))
-        targets = sorted(
-            n for n in _reachable(tuple(sorted(numbers))) if 5 <= n <= LARGEST_TARGET
-        )
+        targets = sorted(n for n in _reachable(tuple(sorted(numbers))) if 5 <= n <= LARGEST_TARGET)
         if not targets:
             continue
         target = pick(rng, targets)

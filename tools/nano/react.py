@@ -53,7 +53,7 @@ def calculate(a: int, op: str, b: int) -> int:
 
 
 def chain(start: int, *moves: tuple[str, str, int]) -> list[Step]:
-    """Steps that each work on the result of the one before; a move is (thought, operator, number)."""
+    """Steps that each work on the result before; a move is (thought, operator, number)."""
     steps: list[Step] = []
     value = start
     for thought, op, b in moves:
@@ -120,7 +120,8 @@ def _boxes_then_give(s: Scene) -> Problem:
     c = s.n(2, a * b - 1)
     how = pick(s.rng, ("gives away", "sells", "loses", "uses"))
     return Problem(
-        f"{s.name} has {a} {s.box} with {b} {s.item} each. {s.sub.capitalize()} {how} {c} {s.item}. "
+        f"{s.name} has {a} {s.box} with {b} {s.item} each. {s.sub.capitalize()} {how} {c} "
+        f"{s.item}. "
         f"How many {s.item} are left?",
         chain(a, (f"Multiply {a} by {b}.", "*", b), (f"Subtract {c}.", "-", c)),
     )
@@ -189,8 +190,9 @@ def _three_steps(s: Scene) -> Problem:
     return Problem(
         f"A shop has {a} {s.box} with {b} {s.item} each. On {pick(s.rng, _DAYS)} it sells {c} "
         f"{s.item} and then {d} new ones arrive. How many {s.item} does the shop have?",
-        chain(a, (f"Multiply {a} by {b}.", "*", b), (f"Subtract {c}.", "-", c),
-              (f"Add {d}.", "+", d)),
+        chain(
+            a, (f"Multiply {a} by {b}.", "*", b), (f"Subtract {c}.", "-", c), (f"Add {d}.", "+", d)
+        ),
     )
 
 

@@ -6,8 +6,18 @@ import random
 
 from tools.nano.document import Document
 from tools.nano.grammar import Grammar, pick
-from tools.nano.world import CITIES, COLORS, DAYS, FOODS, ITEMS, MONTHS, PLACES, capitalized
-from tools.nano.world import CODE_WORDS, made_up_word
+from tools.nano.world import (
+    CITIES,
+    CODE_WORDS,
+    COLORS,
+    DAYS,
+    FOODS,
+    ITEMS,
+    MONTHS,
+    PLACES,
+    capitalized,
+    made_up_word,
+)
 
 # name → (descriptions, requests)
 DEPARTMENTS: dict[str, tuple[str, str]] = {
@@ -23,7 +33,8 @@ DEPARTMENTS: dict[str, tuple[str, str]] = {
         "{hi}my parcel with the {thing} has not arrived.|{hi}where is the package sent to {city}?|"
         "{hi}can you deliver the {thing} on {day} instead?|"
         "{hi}the courier left my {color} {thing} at the wrong house.|"
-        "{hi}how long does delivery to {city} take?|{hi}the tracking number stopped updating on {day}.",
+        "{hi}how long does delivery to {city} take?|"
+        "{hi}the tracking number stopped updating on {day}.",
     ),
     "support": (
         "technical problems and broken devices|help when something does not work|"
@@ -42,7 +53,8 @@ DEPARTMENTS: dict[str, tuple[str, str]] = {
     "account": (
         "passwords, login and user data|login and profile settings|access to an account",
         "{hi}I forgot my password on {day}.|{hi}I cannot log in from {city}.|"
-        "{hi}please change the email address of my profile.|{hi}my user name is locked since {day}.|"
+        "{hi}please change the email address of my profile.|"
+        "{hi}my user name is locked since {day}.|"
         "{hi}how do I delete my profile?|{hi}I moved to {city} and must update my address data.",
     ),
     "jobs": (
@@ -62,7 +74,8 @@ DEPARTMENTS: dict[str, tuple[str, str]] = {
     "kitchen": (
         "meals, menus and allergies|food orders and recipes|dishes and guests' diets",
         "{hi}is there {food} on the menu on {day}?|{hi}can the chef cook {food} without nuts?|"
-        "{hi}one guest from {city} is allergic to eggs.|{hi}we want two plates of {food} in our room.|"
+        "{hi}one guest from {city} is allergic to eggs.|"
+        "{hi}we want two plates of {food} in our room.|"
         "{hi}the {food} was cold, please make another dish.",
     ),
     "reception": (
@@ -87,8 +100,10 @@ DEPARTMENTS: dict[str, tuple[str, str]] = {
     ),
     "garden": (
         "plants, trees and lawns|flowers and hedges|everything that grows",
-        "{hi}the {color} roses need water before {day}.|{hi}a tree fell onto the lawn by the {place}.|"
-        "{hi}who trims the hedge behind the {place}?|{hi}we want to plant {color} tulips in {month}.|"
+        "{hi}the {color} roses need water before {day}.|"
+        "{hi}a tree fell onto the lawn by the {place}.|"
+        "{hi}who trims the hedge behind the {place}?|"
+        "{hi}we want to plant {color} tulips in {month}.|"
         "{hi}weeds grow between the flowers near the {place}.",
     ),
 }
@@ -99,8 +114,10 @@ TOOLS: dict[str, tuple[str, str]] = {
         "what is {n} percent of {n}?|multiply {n} {items} by {n}.",
     ),
     "weather": (
-        "forecasts for a place and a day|rain, sun and temperature|tells how warm or wet it will be",
-        "will it rain in {city} on {day}?|how warm is it in {city}?|do I need an umbrella in {city}?|"
+        "forecasts for a place and a day|rain, sun and temperature|"
+        "tells how warm or wet it will be",
+        "will it rain in {city} on {day}?|how warm is it in {city}?|"
+        "do I need an umbrella in {city}?|"
         "is there snow near {city} in {month}?|how windy will {day} be in {city}?",
     ),
     "calendar": (
@@ -156,7 +173,8 @@ REQUESTS = Grammar(
         "city": CITIES, "color": COLORS, "food": FOODS, "items": ITEMS, "month": MONTHS,
         "month2": MONTHS, "place": PLACES, "place2": PLACES, "day": DAYS, "day2": DAYS,
         "hi": ["", "", "", "hello, ", "hi, ", "good morning, ", "dear team, ", "excuse me, "],
-        "thing": "phone|kettle|lamp|laptop|camera|printer|radio|watch|headset|toaster|heater|tablet",
+        "thing": "phone|kettle|lamp|laptop|camera|printer|radio|watch|headset|toaster|"
+        "heater|tablet",
         "n": [str(n) for n in range(2, 100)],
         "now": ["", "", "", "hey, ", "ok, ", "quick, ", "tell me, ", "next, ", "one more thing, "],
         **{name: requests for name, (_, requests) in DEPARTMENTS.items()},

@@ -17,10 +17,12 @@ SENTENCES = Grammar(
         "who": "my sister|my brother|our neighbour|a friend|my wife|my husband|my boss|the kids",
         "lately": "Last week|On {day}|Yesterday|This morning|A month ago|In the end|To be honest",
         "opening": "on {day}, |last {day}, |in {city}, |yesterday in {city}, |this morning, |"
-        "a month ago, |near the {place}, |last week in {city}, |at the {place} in {city}, |as {who} said, ",
+        "a month ago, |near the {place}, |last week in {city}, |"
+        "at the {place} in {city}, |as {who} said, ",
         # reviews
         "thing": "phone|kettle|lamp|blanket|backpack|film|hotel|restaurant|book|jacket|camera|"
-        "mattress|laptop|chair|coffee machine|game|concert|museum|bicycle|headset|watch|tent|printer|"
+        "mattress|laptop|chair|coffee machine|game|concert|museum|bicycle|headset|watch|"
+        "tent|printer|"
         "vacuum cleaner|radio|umbrella|sofa|dress|toaster|guitar",
         "part": "service|design|sound|price|quality|staff|battery|ending|colour|handle|breakfast|"
         "packaging|story|material|manual|delivery|atmosphere|finish|seat|screen",
@@ -157,7 +159,8 @@ SENTENCES = Grammar(
         "present": "{who} visits the {place} every {day}.|we are selling the {thing} in {city}.|"
         "{who} is cooking {food} right now.|they walk from {city} to the {place}.|"
         "{who} repairs the {thing} at the moment.",
-        "future": "{who} will visit the {place} on {day}.|we are going to sell the {thing} in {city}.|"
+        "future": "{who} will visit the {place} on {day}.|"
+        "we are going to sell the {thing} in {city}.|"
         "{who} will cook {food} for everyone.|they will walk from {city} to the {place}.|"
         "{who} is going to repair the {thing}.",
         # mail

@@ -1,6 +1,6 @@
 """Trains nano from nothing; every batch is generated on the fly from its own seed.
 
-    python -m tools.nano.train OUT_FOLDER --tokenizer radixrt/models/nano
+python -m tools.nano.train OUT_FOLDER --tokenizer radixrt/models/nano
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from tools.nano.corpus import WEIGHT_SHIFT, packed_batch
@@ -50,7 +50,7 @@ def weighted_loss(model: torch.nn.Module, batch: Tensor, weights: Tensor) -> Ten
     ids = batch & ((1 << WEIGHT_SHIFT) - 1)
     weight = weights[batch[:, 1:] >> WEIGHT_SHIFT]
     logits = model(ids[:, :-1])
-    losses = F.cross_entropy(
+    losses = functional.cross_entropy(
         logits.float().flatten(0, 1), ids[:, 1:].flatten().long(), reduction="none"
     )
     return (losses * weight.flatten()).sum() / weight.sum()

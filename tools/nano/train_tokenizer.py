@@ -1,6 +1,6 @@
 """Trains the tokenizer on generated text and writes it into a model folder.
 
-    python -m tools.nano.train_tokenizer radixrt/models/nano
+python -m tools.nano.train_tokenizer radixrt/models/nano
 """
 
 from __future__ import annotations

@@ -4,72 +4,74 @@ from __future__ import annotations
 
 import random
 
-from tools.nano.grammar import capitalized, pick
+from tools.nano.grammar import capitalized, pick, words
 
-SHE = (
-    "Anna Maria Lena Sofia Clara Emma Julia Nora Eva Alice Ida Ruth Helen Grace Olga Vera Carmen "
-    "Lucia Hanna Mina Rosa Sara Tina Zoe Amira Leila Priya Mei Yuki Fatima Ingrid Paula Diana Iris "
-    "Joan Kate Laura Martha Nina Petra"
-).split()
-HE = (
-    "Tom Peter Paul Max Leo Felix Hugo Oscar David Jonas Karl Erik Ivan Marco Luis Diego Omar Ali "
-    "Ravi Kenji Chen Samir Adam Ben Daniel Frank George Henry Jack Kevin Liam Martin Noah Otto "
-    "Robert Simon Theo Victor Walter Yusuf"
-).split()
-LAST = (
-    "Berg Miller Stone Fischer Novak Rossi Silva Costa Meyer Larsen Hansen Weber Keller Moreno Ortiz "
-    "Tanaka Sato Khan Patel Singh Brown Green Baker Cooper Turner Walker Young Hill Wood Reed Gray "
-    "Fox Lane Marsh Frost Dale Banks Cole Drake Ellis Flynn Grant Hayes Irwin Jensen Klein Lopez "
-    "Mason Nash Owens Price Quinn Ross Shaw Todd Unger Vogel West York Zeller"
-).split()
-CITIES = (
-    "Oslo Berlin Paris Madrid Lisbon Rome Vienna Prague Dublin London Helsinki Athens Cairo Lagos "
-    "Nairobi Tokyo Osaka Seoul Delhi Mumbai Bangkok Hanoi Sydney Perth Boston Denver Chicago Seattle "
-    "Toronto Montreal Lima Quito Bogota Santiago Havana Geneva Zurich Munich Hamburg Milan Turin "
-    "Naples Porto Seville Bergen Malmo Riga Tallinn Warsaw Krakow Budapest Sofia Zagreb Dakar Accra"
-).split()
-JOBS = (
-    "nurse|teacher|baker|pilot|farmer|lawyer|dentist|plumber|painter|carpenter|chef|librarian|"
-    "gardener|journalist|driver|waiter|tailor|barber|butcher|florist|mechanic|pharmacist|programmer|"
-    "photographer|translator|surgeon|judge|sailor|singer|dancer|guard|clerk|cashier|biologist|"
-    "chemist|geologist|historian|editor|designer|potter"
-).split("|")
-ITEMS = (
-    "pens apples books chairs lamps cups plates boxes tickets stamps candles pencils notebooks shirts "
-    "towels bottles baskets balls cards coins flowers oranges lemons cookies muffins eggs bricks tiles "
-    "nails screws shells marbles stickers posters magnets keys spoons forks bowls pillows blankets "
-    "umbrellas gloves scarves hats socks belts bags ropes buckets"
-).split()
-COLORS = "red blue green yellow purple orange white black brown pink grey silver golden".split()
-FOODS = (
+SHE = words(
+    "Anna Maria Lena Sofia Clara Emma Julia Nora Eva Alice Ida Ruth Helen Grace Olga Vera "
+    "Carmen Lucia Hanna Mina Rosa Sara Tina Zoe Amira Leila Priya Mei Yuki Fatima Ingrid Paula "
+    "Diana Iris Joan Kate Laura Martha Nina Petra"
+)
+HE = words(
+    "Tom Peter Paul Max Leo Felix Hugo Oscar David Jonas Karl Erik Ivan Marco Luis Diego Omar "
+    "Ali Ravi Kenji Chen Samir Adam Ben Daniel Frank George Henry Jack Kevin Liam Martin Noah "
+    "Otto Robert Simon Theo Victor Walter Yusuf"
+)
+LAST = words(
+    "Berg Miller Stone Fischer Novak Rossi Silva Costa Meyer Larsen Hansen Weber Keller Moreno "
+    "Ortiz Tanaka Sato Khan Patel Singh Brown Green Baker Cooper Turner Walker Young Hill Wood "
+    "Reed Gray Fox Lane Marsh Frost Dale Banks Cole Drake Ellis Flynn Grant Hayes Irwin Jensen "
+    "Klein Lopez Mason Nash Owens Price Quinn Ross Shaw Todd Unger Vogel West York Zeller"
+)
+CITIES = words(
+    "Oslo Berlin Paris Madrid Lisbon Rome Vienna Prague Dublin London Helsinki Athens Cairo "
+    "Lagos Nairobi Tokyo Osaka Seoul Delhi Mumbai Bangkok Hanoi Sydney Perth Boston Denver "
+    "Chicago Seattle Toronto Montreal Lima Quito Bogota Santiago Havana Geneva Zurich Munich "
+    "Hamburg Milan Turin Naples Porto Seville Bergen Malmo Riga Tallinn Warsaw Krakow Budapest "
+    "Sofia Zagreb Dakar Accra"
+)
+JOBS = words(
+    "nurse teacher baker pilot farmer lawyer dentist plumber painter carpenter chef librarian "
+    "gardener journalist driver waiter tailor barber butcher florist mechanic pharmacist "
+    "programmer photographer translator surgeon judge sailor singer dancer guard clerk cashier "
+    "biologist chemist geologist historian editor designer potter"
+)
+ITEMS = words(
+    "pens apples books chairs lamps cups plates boxes tickets stamps candles pencils notebooks "
+    "shirts towels bottles baskets balls cards coins flowers oranges lemons cookies muffins "
+    "eggs bricks tiles nails screws shells marbles stickers posters magnets keys spoons forks "
+    "bowls pillows blankets umbrellas gloves scarves hats socks belts bags ropes buckets"
+)
+COLORS = words("red blue green yellow purple orange white black brown pink grey silver golden")
+FOODS = words(
     "pizza soup rice pasta salad bread cheese curry sushi pancakes tacos noodles porridge stew "
     "lasagna dumplings waffles risotto falafel hummus"
-).split()
-ANIMALS = "dog cat horse parrot rabbit hamster turtle goldfish pony goat duck lizard".split()
-HOBBIES = (
-    "chess tennis painting hiking sailing knitting fishing gardening cycling swimming photography "
-    "pottery running skating climbing reading cooking dancing singing juggling"
-).split()
-MONTHS = (
+)
+ANIMALS = words("dog cat horse parrot rabbit hamster turtle goldfish pony goat duck lizard")
+HOBBIES = words(
+    "chess tennis painting hiking sailing knitting fishing gardening cycling swimming "
+    "photography pottery running skating climbing reading cooking dancing singing juggling"
+)
+MONTHS = words(
     "January February March April May June July August September October November December"
-).split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-PLACES = (
-    "library museum bakery pharmacy market station school theatre harbour stadium gallery bookshop "
-    "cinema clinic garage cafe aquarium castle park bank"
-).split()
+)
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+PLACES = words(
+    "library museum bakery pharmacy market station school theatre harbour stadium gallery "
+    "bookshop cinema clinic garage cafe aquarium castle park bank"
+)
 
 # Label words without a meaning of their own, for classification that only the shots explain.
-CODE_WORDS = (
-    "alpha beta gamma delta omega tango bravo foxtrot echo sierra lima kilo zulu north south east "
-    "west circle square triangle star moon sun river stone cloud leaf fire ice sand gold iron copper "
-    "wolf bear eagle tiger whale lion crow fox owl maple oak pine cedar rose lily apple plum cherry "
-    "lemon mango red blue green yellow violet amber jade ruby pearl one two three four five foo bar "
-    "baz qux left right up down yes no true false high low day night A B C D E F X Y Z K M P Q"
-).split()
+CODE_WORDS = words(
+    "alpha beta gamma delta omega tango bravo foxtrot echo sierra lima kilo zulu north south "
+    "east west circle square triangle star moon sun river stone cloud leaf fire ice sand gold "
+    "iron copper wolf bear eagle tiger whale lion crow fox owl maple oak pine cedar rose lily "
+    "apple plum cherry lemon mango red blue green yellow violet amber jade ruby pearl one two "
+    "three four five foo bar baz qux left right up down yes no true false high low day night A "
+    "B C D E F X Y Z K M P Q"
+)
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pr sk st tr th sh ch".split()
-_VOWELS = "a e i o u a e i o ai ea oo ie".split()
+_ONSETS = words("b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pr sk st tr th sh ch")
+_VOWELS = words("a e i o u a e i o ai ea oo ie")
 _CODAS = ["", "", "", "n", "r", "l", "s", "m", "k", "t", "nd", "rt", "x", "sh"]
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from llguidance import JsonCompileOptions, LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.wire import GrammarSpec
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 _JSON_FORM: JsonCompileOptions = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-"""At most one blank between tokens: compact or as ``json.dumps`` writes it, never an endless run."""
+"""At most one blank between tokens, as ``json.dumps`` writes it; never an endless run."""
 
 
 class LlguidanceCompiler:

@@ -98,6 +98,38 @@ def test_forked_equals_separate(model: CausalLM) -> None:
         assert runtime.end(call).usage.cached >= len(base) - 1
 
 
+@pytest.mark.parametrize("lengths", [[30, 60, 90, 120, 150], [150, 120, 90, 60, 30]])
+@pytest.mark.parametrize("max_step_tokens", [16, 40, 512])
+def test_an_unlucky_order_of_arrival_computes_no_token_twice(
+    model: CausalLM, lengths: list[int], max_step_tokens: int
+) -> None:
+    (whole,) = prompts(13, [150])
+    rng = np.random.default_rng(14)
+    runtime = Runtime(model, max_step_tokens=max_step_tokens, max_running=8)
+    asked, calls = [], []
+    for _ in range(3):  # the later ones arrive while the first are computed
+        for length in lengths:
+            asked.append([*whole[:length], *rng.integers(3, 128, 9).tolist()])
+            calls.append(runtime.run(asked[-1], max_tokens=2))
+        runtime.step()
+    runtime.finish()
+    computed = sum(runtime.end(call).usage.computed for call in calls)
+    distinct = len({tuple(prompt[: i + 1]) for prompt in asked for i in range(len(prompt))})
+    assert distinct <= computed <= distinct * 1.02
+
+
+def test_retraction_without_a_cache_computes_all_again(model: CausalLM) -> None:
+    asked = prompts(15, [20, 21, 22])
+    runtime = Runtime(model, num_pages=40, reuse=False)
+    runtime.scheduler.admission.min_share = runtime.scheduler.admission.growth_share = 0.0
+    calls = [runtime.run(prompt, max_tokens=60) for prompt in asked]
+    runtime.finish()
+    assert runtime.metrics.retractions > 0
+    assert runtime.metrics.recomputed_tokens > 20
+    for call, prompt in zip(calls, asked, strict=True):
+        assert runtime.tokens(call) == alone(model, prompt, max_tokens=60)
+
+
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_retracted_equals_not_retracted(model: CausalLM, overlap: int) -> None:
     asked = prompts(8, [20, 21, 22, 23, 24, 25])

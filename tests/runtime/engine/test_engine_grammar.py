@@ -1,10 +1,9 @@
-"""Constrained generation, end to end on random weights: what comes out matches, whatever the model."""
+"""Constrained generation on random weights: what comes out matches, whatever the model."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,8 @@ def big_model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 
 
 @pytest.fixture
-def runtime(big_model: CausalLM, compiler: LlguidanceCompiler) -> Iterator[Runtime]:
-    yield Runtime(big_model, grammars=CachedCompiler(compiler))
+def runtime(big_model: CausalLM, compiler: LlguidanceCompiler) -> Runtime:
+    return Runtime(big_model, grammars=CachedCompiler(compiler))
 
 
 def text_of(tokenizer_file: Path, runtime: Runtime, call: int) -> str:

@@ -47,7 +47,7 @@ def test_an_abort_in_any_state_ends_the_call_once(
 ) -> None:
     runtime = Runtime(model, max_step_tokens=16, overlap=overlap, max_running=4)
     prompt = random_prompt(0, 40)
-    calls = [runtime.run(prompt + [i], max_tokens=20) for i in range(3, 10)]
+    calls = [runtime.run([*prompt, i], max_tokens=20) for i in range(3, 10)]
     calls.append(runtime.score(prompt, [[3, 4, 5], [3, 6, 7], [8, 9]]))
     for _ in range(steps):
         runtime.step()
@@ -227,8 +227,8 @@ def test_a_stream_of_cache_hits_cannot_starve_a_cold_prompt(model: CausalLM) -> 
     runtime = Runtime(model, max_running=2, overtake_limit=10)
     warm = random_prompt(0, 40)
     runtime.generate(warm, max_tokens=1)
-    runtime.run(warm + [3], max_tokens=2)
-    runtime.run(warm + [4], max_tokens=2)
+    runtime.run([*warm, 3], max_tokens=2)
+    runtime.run([*warm, 4], max_tokens=2)
     cold = runtime.run(random_prompt(1, 40), max_tokens=1)
     later = []
     for i in range(60):
@@ -288,6 +288,41 @@ def test_a_step_that_raises_fails_its_calls_and_the_engine_goes_on(
     expected = Runtime(model, reuse=False).generate([*prompt, 3], max_tokens=6)
     assert runtime.generate([*prompt, 3], max_tokens=6) == expected
     assert_idle(runtime)
+
+
+def test_what_waits_fails_when_planning_itself_raises(model: CausalLM) -> None:
+    runtime = Runtime(model)
+    call = runtime.run([3, 4, 5])
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("poison")
+
+    runtime.scheduler.admission.try_start = broken  # type: ignore[method-assign]
+    runtime.finish(10)
+    assert "poison" in runtime.end(call).message
+
+
+def test_what_cannot_be_recovered_is_said_before_it_is_raised(model: CausalLM) -> None:
+    runtime = Runtime(model)
+    runtime.run([3, 4, 5])
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no way back")
+
+    runtime.scheduler.settle = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="no way back"):
+        runtime.loop.run()
+    assert isinstance(runtime.channel.sent[-1], EngineFailed)
+    assert runtime.channel.sent[-1].id is None
+
+
+def test_ended_calls_leave_nothing_behind_for_their_deadlines(model: CausalLM) -> None:
+    runtime = Runtime(model)
+    for i in range(300):
+        runtime.run([3 + i % 100], deadline_s=1000.0, max_tokens=1)
+    runtime.finish()
+    assert len(runtime.scheduler.deadlines) == 0
+    assert runtime.scheduler.deadlines.num_entries <= 64
 
 
 def test_pings_and_stats_are_answered_by_the_loop(model: CausalLM) -> None:

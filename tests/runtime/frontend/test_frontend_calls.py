@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -174,6 +175,7 @@ def test_text_that_could_begin_a_stop_string_is_held_back(harness: Harness) -> N
     assert "".join(chunks) == finished.outputs[0].text == "yes STAR "
 
 
+names = (b"client %d" % number for number in itertools.count())
 words = st.sampled_from(["one", " two", "é", "漢字", "🎉", " STOP", "ST", "OP", "END", ".", "\n"])
 
 
@@ -189,7 +191,7 @@ words = st.sampled_from(["one", " two", "é", "漢字", "🎉", " STOP", "ST", "
 def test_chunks_joined_are_the_final_text_and_tokens(
     harness: Harness, said: list[str], stops: list[str], tokens_a_step: int, credits: list[int]
 ) -> None:
-    client = harness.client(repr((said, stops, credits, tokens_a_step)).encode())
+    client = harness.client(next(names))
     harness.engine.tokens_a_step = tokens_a_step
     harness.says("".join(said))
     client.open(1, text("x"))

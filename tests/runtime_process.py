@@ -1,0 +1,112 @@
+"""A runtime process with the fake engine, for tests over sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from radixrt.protocol import Hello, ToClient, ToRuntime, Welcome
+from radixrt.transport import Transport, ZmqTransport
+
+ROOT = Path(__file__).parent.parent
+FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
+
+_SERVE = """
+import sys
+from pathlib import Path
+from radixrt.config import RuntimeConfig
+from radixrt.runtime.endpoints import ServerCurve
+from radixrt.runtime.server import Server
+model, endpoint, ready, drain_s, secret, allow, *engine = sys.argv[1:]
+curve = ServerCurve(Path(secret), Path(allow)) if secret else None
+config = RuntimeConfig(model=Path(model), endpoint=endpoint, drain_s=float(drain_s))
+Server(config, curve=curve, ready_file=Path(ready), engine_command=tuple(engine)).run()
+"""
+
+
+class RuntimeProcess:
+    """``serve`` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ready_file: Path) -> None:
+        self.process = process
+        self._ready_file = ready_file
+        self.endpoint = ""
+
+    def await_ready(self, timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not self._ready_file.exists():
+            assert self.process.poll() is None, "the runtime ended while it started"
+            assert time.monotonic() < deadline, "the runtime did not start"
+            time.sleep(0.01)
+        self.endpoint = self._ready_file.read_text().strip()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def connect(self) -> ZmqTransport:
+        transport = ZmqTransport(self.endpoint)
+        hello(transport)
+        return transport
+
+
+@contextlib.contextmanager
+def serving(
+    model: Path,
+    directory: Path,
+    *,
+    endpoint: str = "",
+    drain_s: float = 5.0,
+    curve: tuple[Path, Path] | None = None,
+    engine: Sequence[str] = (),
+    stderr: int | None = subprocess.DEVNULL,
+) -> Iterator[RuntimeProcess]:
+    """A runtime over the fake engine (with further arguments ``engine``), ended with the block."""
+    ready_file = directory / "ready"
+    secret, allow = ("", "") if curve is None else map(str, curve)
+    command = [sys.executable, "-c", _SERVE, str(model), endpoint, str(ready_file), str(drain_s)]
+    command += [secret, allow, sys.executable, str(FAKE_ENGINE), *engine]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=stderr)
+    runtime = RuntimeProcess(process, ready_file)
+    try:
+        yield runtime
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def hello(transport: Transport) -> Welcome:
+    transport.send([Hello()])
+    welcome = receive_until(transport, lambda got: any(isinstance(m, Welcome) for m in got))[-1]
+    assert isinstance(welcome, Welcome)
+    return welcome
+
+
+def receive_until(transport: Transport, is_enough, timeout_s: float = 30.0) -> list[ToClient]:  # type: ignore[no-untyped-def]
+    """Receive until ``is_enough(all messages so far)``."""
+    deadline = time.monotonic() + timeout_s
+    got: list[ToClient] = []
+    while not is_enough(got):
+        assert time.monotonic() < deadline, got
+        got += transport.receive(1.0)
+    return got
+
+
+def ask(transport: Transport, messages: Sequence[ToRuntime], num_answers: int) -> list[ToClient]:
+    """Send, and return the next ``num_answers`` messages that come."""
+    transport.send(messages)
+    return receive_until(transport, lambda got: len(got) >= num_answers)
