@@ -50,14 +50,19 @@ def workloads(args: argparse.Namespace) -> dict[str, Job]:
     """Return the measured workloads; a rate is ``tokens`` over the seconds."""
     subjects, questions, prefix = args.few_shot
     return {
-        "prefill 1024": dict(kind="prefill", prompt=1024, new=1, rows=1, tokens=1024),
-        "decode": dict(kind="decode", prompt=32, new=65, rows=1, tokens=64),
-        "batch 16 x (64 + 32)": dict(kind="batch", prompt=64, new=32, rows=16, tokens=16 * 32),
-        f"few-shot {subjects} x {questions}, prefix {prefix}": dict(
-            kind="few_shot", prompt=32, new=4, rows=questions, subjects=subjects, prefix=prefix,
-            tokens=subjects * questions,
+        "prefill 1024": job("prefill", prompt=1024, new=1, tokens=1024),
+        "decode": job("decode", prompt=32, new=65, tokens=64),
+        "batch 16 x (64 + 32)": job("batch", prompt=64, new=32, rows=16, tokens=16 * 32),
+        f"few-shot {subjects} x {questions}, prefix {prefix}": job(
+            "few_shot", prompt=32, new=4, rows=questions, tokens=subjects * questions,
+            subjects=subjects, prefix=prefix,
         ),
     }  # fmt: skip
+
+
+def job(kind: str, *, prompt: int, new: int, tokens: int, rows: int = 1, **more: int) -> Job:
+    """Return a workload: ``rows`` prompts of ``prompt`` tokens, ``new`` generated after each."""
+    return {"kind": kind, "prompt": prompt, "new": new, "rows": rows, "tokens": tokens, **more}
 
 
 def prompts_of(job: Job) -> list[list[int]]:
@@ -264,22 +269,22 @@ def compare(args: argparse.Namespace) -> None:
         print(worker.title, file=sys.stderr)
 
     rates: dict[str, dict[str, list[float]]] = {}
-    for name, job in workloads(args).items():
-        if args.only and job["kind"] not in args.only:
+    for name, work in workloads(args).items():
+        if args.only and work["kind"] not in args.only:
             continue
         rates[name] = {engine: [] for engine in workers}
         for round_ in range(args.rounds + 1):  # the first warms up
             for engine, worker in workers.items():
-                is_slow = engine == "transformers" or job["kind"] == "few_shot"
-                if job["kind"] == "few_shot" and engine == "llama.cpp":
+                is_slow = engine == "transformers" or work["kind"] == "few_shot"
+                if work["kind"] == "few_shot" and engine == "llama.cpp":
                     continue
                 if is_slow and round_ == 0:
                     continue
                 if is_slow and round_ > args.slow_rounds:
                     continue
-                seconds = worker.measure({**job, "round": round_})
+                seconds = worker.measure({**work, "round": round_})
                 if round_:
-                    rates[name][engine].append(job["tokens"] / seconds)
+                    rates[name][engine].append(work["tokens"] / seconds)
                     print(f"  {name}: {engine} {rates[name][engine][-1]:.1f}/s", file=sys.stderr)
     for worker in workers.values():
         worker.close()

@@ -83,14 +83,14 @@ class Llama:
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         context = llama_cpp.llama_context_default_params()
         context.n_ctx = 32 * 1024
-        context.n_batch = context.n_ubatch = 512
-        context.n_batch = 2048
+        context.n_batch, context.n_ubatch = 2048, 512
         context.n_seq_max = 32
         context.kv_unified = True
         context.n_threads = context.n_threads_batch = threads
         context.no_perf = True
         self.context = llama_cpp.llama_init_from_model(self.model, context)
-        assert self.model and self.context, "llama.cpp cannot load the model"
+        if not self.context:
+            raise SystemExit(f"llama.cpp cannot load {path}")
         vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(vocab)
         self.batch = llama_cpp.llama_batch_init(2048, 0, 1)

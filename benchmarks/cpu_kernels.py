@@ -42,7 +42,8 @@ def seconds(call: Callable[[], object], budget_s: float = 0.3) -> float:
 
 def products(kernels: Kernels, dtype: torch.dtype) -> None:
     """Print the linear layers at several numbers of tokens."""
-    print(f"{'product':10}{'tokens':>7}{'linear':>22}{'gemm':>22}{'torch':>22}")
+    columns = {"linear": kernels.linear, "gemm": kernels.gemm, "torch": F.linear}
+    print(f"{'product':10}{'tokens':>7}" + "".join(f"{title:>22}" for title in columns))
     for name, (rows, depth) in PROJECTIONS.items():
         # Enough copies that none stays in the last-level cache, as in a model.
         copies = max(1, 2**28 // (rows * depth * 2))
@@ -52,9 +53,9 @@ def products(kernels: Kernels, dtype: torch.dtype) -> None:
                 continue
             x = torch.ones(tokens, depth, dtype=dtype)
             line = f"{name:10}{tokens:7}"
-            for product in (kernels.linear, kernels.gemm, F.linear):
-                few = product == kernels.linear and tokens > 64
-                slow = product is F.linear and dtype == torch.bfloat16 and tokens > 16
+            for title, product in columns.items():
+                few = title == "linear" and tokens > 64
+                slow = title == "torch" and dtype == torch.bfloat16 and tokens > 16
                 if few or (slow and kernels.variant != "avx512bf16"):
                     line += f"{'-':>22}"
                     continue
@@ -98,7 +99,8 @@ def attention(kernels: Kernels, dtype: torch.dtype) -> None:
             pairs = rows * HEADS * queries * (length - (queries - 1) / 2)
             rate = f"{4 * pairs * HEAD_DIM / taken / 1e9:9.0f}GF"
         else:
-            rate = f"{rows * length * KV_HEADS * HEAD_DIM * 2 * pool.element_size() / taken / 1e9:7.1f}GB/s"
+            read = rows * length * KV_HEADS * HEAD_DIM * 2 * pool.element_size()
+            rate = f"{read / taken / 1e9:7.1f}GB/s"
         title = f"{rows} x {queries} after {length - queries}"
         print(f"{title:28}{taken * 1e6:10.0f}us{rate:>14}{theirs * 1e6:12.0f}us")
 

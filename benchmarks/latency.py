@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--prompt-words", type=int, nargs="+", default=[8, 64, 256])
+    parser.add_argument("--max-tokens", type=int, default=2)
     parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace) -> None:
             print(f"{'words':>8} {'':>6}   " + f"{'median p95 ms':>16} " * 3)
             overheads = []
             for words in options.prompt_words:
-                overheads += measure_one(transport, words, options.calls)
+                overheads += measure_one(transport, words, options)
             median = 1000 * statistics.median(overheads)
             verdict = "ok" if median <= TARGET_MS else "MISSED"
             print(
@@ -94,13 +95,14 @@ def measure(options: argparse.Namespace) -> None:
             process.wait(20)
 
 
-def measure_one(transport: ZmqTransport, words: int, calls: int) -> list[float]:
+def measure_one(transport: ZmqTransport, words: int, options: argparse.Namespace) -> list[float]:
     """Print one row; return the seconds beyond the engine of each call."""
+    calls = options.calls
     first_tokens = []
     for number in range(calls + 5):
         base = 10 * (words * 100_000 + number)
         text = " ".join(str((number * 7919 + i * 104_729) % 1000) for i in range(words))
-        sampling = Sampling(max_tokens=2, temperature=0.0, ignore_eos=True)
+        sampling = Sampling(max_tokens=options.max_tokens, temperature=0.0, ignore_eos=True)
         began = time.monotonic()
         transport.send(
             [

@@ -1,17 +1,17 @@
 """Every error radixrt raises.
 
 RadixError
-├── InvalidArgument (ValueError)      an argument of yours; says which, its value and the way out
+├── InvalidArgument (ValueError)      an argument of yours; names it and the way out
 ├── ConfigError (ValueError)          an option or a combination of options that cannot work
 ├── ModelError                        a model directory that cannot be served
 │   ├── UnsupportedModel              architecture or feature not implemented; lists what is
-│   └── WeightsMismatch               missing, left-over or wrongly shaped tensors; lists them
+│   └── WeightsMismatch               missing, left-over or misshaped tensors; lists them
 ├── ProtocolError                     a frame that is not a message of the protocol
 ├── TransportError                    the connection, not the call
 │   └── RuntimeUnavailable            nobody answers at the endpoint within the deadline
 ├── OutOfPages                        the page allocator is empty and nothing is evictable
-├── JournalError                      a batch journal that cannot be read or does not fit the run
-├── CallFailed                        a call ended in ``Failed``; ``code`` and ``retryable`` say how
+├── JournalError                      a batch journal that is unreadable or of another run
+├── CallFailed                        a call ended in ``Failed``; ``code`` says how
 │   ├── Unsupported                   the runtime cannot do this (yet)
 │   ├── PromptTooLong                 prompt and budget exceed the context or the KV memory
 │   ├── Overloaded                    refused by admission control; try again later
@@ -20,7 +20,7 @@ RadixError
 │   ├── EngineFault                   the engine process died or raised
 │   ├── BranchFailed                  an earlier operation of the same branch failed
 │   └── BadRequest                    the runtime refused the call's arguments
-└── ProgramError                      the first failure of a branch, with operation and source line
+└── ProgramError                      the first failure of a branch, with op and line
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class JournalError(RadixError):
 class CallFailed(RadixError):
     """A call ended in ``Failed``.
 
-    ``code`` is the wire's word for the reason, ``retryable`` whether the same call can succeed later.
+    ``code`` is the wire's word for the reason, ``retryable`` whether the same call can succeed
+    later.
     """
 
     code: ClassVar[str] = "failed"

@@ -2,8 +2,8 @@
 
 One frame is one message: the JSON array ``[tag, fields]``. Several frames may travel as one ZeroMQ
 message and are handled in order, so one step of a program (open, append, generate) is one message.
-``decode`` goes through one explicit table (tag → class) and validates every field; nothing else is
-ever constructed from received bytes.
+``decode`` goes through one explicit table (tag → class) and validates every field; nothing else
+is ever constructed from received bytes.
 
 Ids (``call``, ``branch``) are the client's and unique per client. Operations of one branch are
 executed in the order sent and may be pipelined. **Every call ends in exactly one of** ``Finished``,
@@ -218,7 +218,7 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Release a branch after the operations sent before; its cached tokens become evictable first."""
+    """Release a branch after the operations sent before; its cached tokens are evicted first."""
 
     branch: int
 
@@ -328,8 +328,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A call failed (or, with ``call`` None, a frame or the session). ``branch`` names a branch whose
-    operation without a call (open, append) was refused; later operations of it fail too."""
+    """A call failed (or, with ``call`` None, a frame or the session).
+
+    ``branch`` names a branch whose operation without a call (open, append) was refused; later
+    operations of it fail too.
+    """
 
     call: int | None
     code: str

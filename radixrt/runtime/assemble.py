@@ -17,7 +17,7 @@ from radixrt.runtime import device as devices
 from radixrt.runtime.attention import choose_attention
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
-from radixrt.runtime.grammar.base import GrammarCompiler
+from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
 from radixrt.runtime.kv import KvPool, KvSpace
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
@@ -158,7 +158,7 @@ def _namespace(config: RuntimeConfig, model: CausalLM) -> str:
     ).fingerprint()
 
 
-def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarCompiler | None:
+def _grammars(config: RuntimeConfig, model: ModelConfig) -> CachedCompiler | None:
     """Return the compiler of constraints; None without a tokenizer or without the library.
 
     The tokenizer is read at the first constraint: it takes up to a second.
@@ -171,8 +171,6 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarCompiler | No
     except ImportError as error:
         log.warning("constraints are not available: %s", error)
         return None
-    from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
-
     return CachedCompiler(
         LazyCompiler(
             lambda: LlguidanceCompiler(tokenizer_file, model.vocab_size, model.eos_token_ids)

@@ -77,12 +77,9 @@ class ZmqEngineChannel:
         messages: list[ToEngine] = []
         if timeout_s > 0 and not self._socket.poll(int(timeout_s * 1000) + 1, zmq.POLLIN):
             return self._without_frontend()
-        while True:
-            try:
-                frame = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return messages or self._without_frontend()
-            messages += decode_to_engine(frame)
+        while has_message(self._socket):
+            messages += decode_to_engine(self._socket.recv(zmq.NOBLOCK))
+        return messages or self._without_frontend()
 
     def send(self, messages: list[FromEngine]) -> None:
         try:
@@ -98,6 +95,11 @@ class ZmqEngineChannel:
 
     def _without_frontend(self) -> list[ToEngine]:
         return [] if os.getppid() == self._parent else [Shutdown(0.0)]
+
+
+def has_message(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a receive would find something; cheaper than the exception when it does not."""
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
 def engine_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:

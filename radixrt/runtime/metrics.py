@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from radixrt.runtime.request import Request
+from radixrt.runtime.wire import EngineUsage
 
 
 @dataclass(slots=True)
@@ -42,11 +43,9 @@ class Metrics:
         if request.num_retractions:
             self.recomputed_tokens += end - start
 
-    def ended(self, request: Request) -> None:
-        """A request ended."""
-        reason = request.reason or "failed"
+    def ended(self, reason: str, usage: EngineUsage) -> None:
+        """A call ended."""
         self.calls_by_end[reason] = self.calls_by_end.get(reason, 0) + 1
-        usage = request.usage
         self.prompt_tokens += usage.prompt
         self.cached_tokens += usage.cached
         self.computed_tokens += usage.computed

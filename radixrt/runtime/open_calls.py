@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from radixrt.runtime.grammar.base import GrammarCompiler, GrammarError, Matcher
+from radixrt.runtime.grammar.base import GrammarError, Matcher
+from radixrt.runtime.grammar.cache import CachedCompiler
 from radixrt.runtime.refusals import Capacity, RefusedError
 from radixrt.runtime.request import Request, Scoring, prompt_logprobs
 from radixrt.runtime.scheduler import Scheduler
@@ -29,7 +30,7 @@ class OpenCalls:
         scheduler: Scheduler,
         capacity: Capacity,
         namespace: str = "",
-        grammars: GrammarCompiler | None = None,
+        grammars: CachedCompiler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
@@ -88,10 +89,14 @@ class OpenCalls:
     def ended(self, requests: Sequence[Request]) -> list[FromEngine]:
         """Return the messages of the calls that the ended requests complete."""
         messages: list[FromEngine] = []
+        metrics = self._scheduler.metrics
         for request in requests:
             selection = request.selection
             if selection is None:
                 self._forget(request.id, request.branch)
+                if request.reason == "failed" and request.grammar and self._grammars:
+                    self._grammars.forget(request.grammar)
+                metrics.ended(request.reason or "failed", request.usage)
                 messages.append(_run_message(request))
                 continue
             for follower in selection.follow(request):
@@ -101,6 +106,8 @@ class OpenCalls:
                     self._scheduler.end(other, "abort")
             if not selection.live:
                 self._forget(request.id, request.branch)
+                failed = selection.failed
+                metrics.ended(failed.reason or "failed" if failed else "scored", selection.usage)
                 messages.append(_score_message(selection))
         return messages
 
@@ -139,6 +146,7 @@ class OpenCalls:
             sampling=sampling,
             seq=self._next_seq(),
             logits_from=logits_from,
+            grammar=call.grammar,
             matcher=self._matcher(call),
             scoring=scoring,
             deadline=self._deadline(call.deadline_s),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from radixrt.cache.radix import Lease
 from radixrt.runtime.grammar.base import Matcher
-from radixrt.runtime.wire import EngineUsage, SampledLogprob, TokenSampling
+from radixrt.runtime.wire import EngineUsage, GrammarSpec, SampledLogprob, TokenSampling
 
 if TYPE_CHECKING:
     from radixrt.runtime.select import Selection
@@ -70,6 +70,7 @@ class Request:
     sampling: TokenSampling
     seq: int
     logits_from: int
+    grammar: GrammarSpec | None = None
     matcher: Matcher | None = None
     scoring: Scoring | None = None
     selection: Selection | None = None

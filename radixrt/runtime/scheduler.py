@@ -328,7 +328,6 @@ class Scheduler:
         for request in ended:
             self._free(request)
             self.deadlines.discard(request)
-            self.metrics.ended(request)
         if self._is_cache_doubtful:
             # A page whose copy or write never happened may be in the tree already.
             self.kv.copies = []

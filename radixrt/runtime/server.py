@@ -15,6 +15,7 @@ import zmq
 from radixrt.config import RuntimeConfig
 from radixrt.errors import EngineFault, ProtocolError
 from radixrt.protocol import Message, ToClient, decode, encode
+from radixrt.runtime.channel import has_message
 from radixrt.runtime.chat import ChatFormat, load_chat_format
 from radixrt.runtime.endpoints import (
     ClientSocket,
@@ -59,6 +60,8 @@ class Server:
         self._early_deaths = 0
         self._is_engine_ready = False
         self._num_stop_signals = 0
+        self._poller = zmq.Poller()
+        self._engine_socket: zmq.Socket[bytes] | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -85,7 +88,8 @@ class Server:
 
     def _run(self, context: zmq.Context[zmq.Socket[bytes]], directory: Path) -> None:
         self._report.event("starting", str(self._config.model_path))
-        self._engine.start()
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._start_engine()
         path = self._config.model_path
         tokenizer = Tokenizer(path)
         chat = load_chat_format(path, tokenizer)
@@ -95,6 +99,7 @@ class Server:
         endpoint = self._config.endpoint or f"ipc://{directory}/clients"
         clients = ClientSocket(endpoint, context, self._curve)
         self._router = clients.router
+        self._poller.register(self._router, zmq.POLLIN)
         self._frontend = Frontend(
             self._config,
             ready,
@@ -131,11 +136,9 @@ class Server:
                 return
 
     def _poll(self) -> None:
-        poller = self._poller()
-        poller.register(self._router, zmq.POLLIN)
         due = self._frontend.next_deadline
         wait_s = TICK_S if due is None else min(TICK_S, max(0.0, due - time.monotonic()))
-        ready = dict(poller.poll(int(wait_s * 1000) + 1))
+        ready = dict(self._poller.poll(int(wait_s * 1000) + 1))
         self._clear_wakeups(ready)
         if self._engine.socket in ready:
             self._on_engine(self._engine.receive())
@@ -144,11 +147,12 @@ class Server:
         while self._unreachable:
             self._frontend.drop_client(self._unreachable.pop())
 
-    def _poller(self) -> zmq.Poller:
-        poller = zmq.Poller()
-        poller.register(self._wake_read, zmq.POLLIN)
-        poller.register(self._engine.socket, zmq.POLLIN)
-        return poller
+    def _start_engine(self) -> None:
+        if self._engine_socket is not None:
+            self._poller.unregister(self._engine_socket)
+        self._engine.start()
+        self._engine_socket = self._engine.socket
+        self._poller.register(self._engine_socket, zmq.POLLIN)
 
     def _clear_wakeups(self, ready: dict[object, int]) -> None:
         if self._wake_read in ready:
@@ -158,10 +162,9 @@ class Server:
 
     def _receive_clients(self) -> None:
         for _ in range(_MAX_MESSAGES_A_ROUND):
-            try:
-                client_id, *frames = self._router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not has_message(self._router):
                 return
+            client_id, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             self._frontend.on_client(client_id, [_decoded(frame) for frame in frames])
 
     def _send_client(self, client_id: bytes, messages: list[ToClient]) -> None:
@@ -179,7 +182,7 @@ class Server:
     def _await_ready(self) -> Ready | None:
         """Wait for the first engine; None when the server was told to stop meanwhile."""
         while not self._num_stop_signals:
-            ready = dict(self._poller().poll(int(TICK_S * 1000)))
+            ready = dict(self._poller.poll(int(TICK_S * 1000)))
             self._clear_wakeups(ready)
             code = self._engine.exit_code()
             for message in self._engine.receive():
@@ -221,7 +224,7 @@ class Server:
         self._frontend.on_engine_down(reason)
         if self._early_deaths >= MAX_EARLY_DEATHS:
             raise EngineFault(f"{reason} {self._early_deaths} times while it started")
-        self._engine.start()
+        self._start_engine()
 
     # ------------------------------------------------------------ what the user sees
 

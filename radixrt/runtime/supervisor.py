@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from radixrt.config import RuntimeConfig
-from radixrt.runtime.channel import ZmqEngineChannel, engine_socket
+from radixrt.runtime.channel import ZmqEngineChannel, engine_socket, has_message
 from radixrt.runtime.wire import (
     EngineFailed,
     FromEngine,
@@ -93,12 +93,9 @@ class EngineProcess:
     def receive(self) -> list[FromEngine]:
         """Return what has arrived, without waiting."""
         messages: list[FromEngine] = []
-        while True:
-            try:
-                frame = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return messages
-            messages += decode_from_engine(frame)
+        while has_message(self.socket):
+            messages += decode_from_engine(self.socket.recv(zmq.NOBLOCK))
+        return messages
 
     def stop(self, timeout_s: float = KILL_AFTER_S) -> None:
         """End the process, in the end by force."""

@@ -9,7 +9,7 @@ Every ``Run`` ends in exactly one ``Done`` or ``EngineFailed``; every ``Score`` 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -72,8 +72,8 @@ class Run(_Wire, frozen=True, tag="run"):
     """Generate after ``token_ids`` (the branch's whole prompt, at least one token).
 
     ``branch`` names the lease: when the call ends, its path stays leased (a bias against eviction,
-    never a lock) until ``Release(branch)`` or the branch's next call. ``namespace`` separates caches
-    that must not share (tenant, salt). ``deadline_s`` counts from arrival.
+    never a lock) until ``Release(branch)`` or the branch's next call. ``namespace`` separates
+    caches that must not share (tenant, salt). ``deadline_s`` counts from arrival.
     """
 
     id: int
@@ -86,8 +86,9 @@ class Run(_Wire, frozen=True, tag="run"):
 
 
 class Score(_Wire, frozen=True, tag="score"):
-    """Log probabilities of every token of every option after ``token_ids``, one pass over the trie of
-    the options; with ``unconditional`` also after ``unconditional_prefix`` alone (usually BOS)."""
+    """Log probabilities of every token of every option after ``token_ids``: one pass over the trie
+    of the options; with ``unconditional`` also after ``unconditional_prefix`` alone (usually BOS).
+    """
 
     id: int
     branch: int
@@ -177,7 +178,7 @@ class Step(_Wire, frozen=True, tag="step"):
 
 
 class EngineUsage(msgspec.Struct, frozen=True, array_like=True):
-    """Token counts of one call, as in ``protocol.Usage``; ``cached`` are those found at admission."""
+    """Token counts of one call, as in ``protocol.Usage``; ``cached``: found at admission."""
 
     prompt: int
     cached: int
@@ -217,7 +218,7 @@ class EngineReply(_Wire, frozen=True, tag="reply"):
 
 
 class EngineFailed(_Wire, frozen=True, tag="failed"):
-    """A call failed, or with ``id`` None the engine itself did. ``code`` is one of errors.FAILURES."""
+    """A call failed, or with ``id`` None the engine itself. ``code`` is one of errors.FAILURES."""
 
     id: int | None
     code: str
@@ -235,9 +236,11 @@ class EnginePong(_Wire, frozen=True, tag="pong"):
 ToEngine = Run | Score | Abort | Release | FlushCache | QueryStats | EnginePing | Shutdown
 FromEngine = Progress | Ready | Step | Done | Scored | EngineReply | EngineFailed | EnginePong
 
+Decoded = TypeVar("Decoded")
+
 _encoder = msgspec.msgpack.Encoder()
-_to_engine = msgspec.msgpack.Decoder(list[ToEngine])
-_from_engine = msgspec.msgpack.Decoder(list[FromEngine])
+_to_engine: msgspec.msgpack.Decoder[list[ToEngine]] = msgspec.msgpack.Decoder(list[ToEngine])
+_from_engine: msgspec.msgpack.Decoder[list[FromEngine]] = msgspec.msgpack.Decoder(list[FromEngine])
 
 
 def encode_batch(messages: list[ToEngine] | list[FromEngine]) -> bytes:
@@ -255,7 +258,7 @@ def decode_from_engine(frame: bytes) -> list[FromEngine]:
     return _decode(_from_engine, frame)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[Decoded], frame: bytes) -> Decoded:
     try:
         return decoder.decode(frame)
     except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""The model that ships: it loads as any checkpoint does, knows its world, and was not shown the test."""
+"""The model that ships loads as any checkpoint does, knows its world, and never saw the test."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ FOLDER = ROOT / "radixrt" / "models" / "nano"
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (FOLDER / "heldout" / f"{name}.jsonl").open()]
+    text = (FOLDER / "heldout" / f"{name}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tools_on_path() -> Iterator[None]:
+def tools_on_path() -> Iterator[None]:
     sys.path.insert(0, str(ROOT))
     yield
     sys.path.remove(str(ROOT))
 
 
 @pytest.fixture(scope="module")
-def scorer(_tools_on_path: None) -> Any:
+def scorer(tools_on_path: None) -> Any:
     from tools.nano.evaluate import Scorer
 
     return Scorer(FOLDER, "cpu", batch=8)
@@ -91,7 +92,7 @@ def test_the_fast_encoder_of_training_agrees_with_the_tokenizer(scorer: Any) -> 
         assert [i for text, _ in document.pieces for i in encoder.encode(text)] == whole
 
 
-def test_a_training_batch_depends_on_its_seed_alone(_tools_on_path: None) -> None:
+def test_a_training_batch_depends_on_its_seed_alone() -> None:
     from tools.nano.corpus import packed_batch
     from tools.nano.encoder import Encoder
 
@@ -100,7 +101,7 @@ def test_a_training_batch_depends_on_its_seed_alone(_tools_on_path: None) -> Non
     assert (packed_batch(one, 9, 2, 256) == packed_batch(other, 9, 2, 256)).all()
 
 
-def test_held_out_items_are_on_the_side_training_never_draws_from(_tools_on_path: None) -> None:
+def test_held_out_items_are_on_the_side_training_never_draws_from() -> None:
     from tools.nano.grammar import is_held_out
 
     for domain in ("sentiment", "topic", "emotion", "question"):
@@ -113,7 +114,7 @@ def test_held_out_items_are_on_the_side_training_never_draws_from(_tools_on_path
         assert is_held_out("\n".join(message["content"] for message in row["messages"]))
 
 
-def test_training_text_contains_no_held_out_item(_tools_on_path: None) -> None:
+def test_training_text_contains_no_held_out_item() -> None:
     from tools.nano.corpus import documents
 
     stream = documents(random.Random(11))

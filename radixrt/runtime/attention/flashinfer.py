@@ -111,14 +111,12 @@ class FlashInferAttention:
     ) -> torch.Tensor:
         """See ``AttentionBackend.run``."""
         spec = self._specs[layer]
-        if not self._num_prefill_rows:
-            return self._decode[spec].run(query, (k_cache, v_cache))
-        if not self._num_decode_rows:
-            return self._prefill[spec].run(query, (k_cache, v_cache))
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         split = self._num_decode_rows
-        self._decode[spec].run(query[:split], (k_cache, v_cache), out=out[:split])
-        self._prefill[spec].run(query[split:], (k_cache, v_cache), out=out[split:])
+        if split:
+            self._decode[spec].run(query[:split], (k_cache, v_cache), out=out[:split])
+        if self._num_prefill_rows:
+            self._prefill[spec].run(query[split:], (k_cache, v_cache), out=out[split:])
         return out
 
     def _pages(

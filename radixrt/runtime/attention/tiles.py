@@ -166,7 +166,7 @@ def plan_tiles(
     nth = np.arange(len(which), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
     own_row = decoding[which]
     begins = (own_first[which] + nth * step).astype(np.int32)
-    own = _tiles(
+    tails = _tiles(
         query_start[own_row][:, None],
         np.stack((own_row, begins, np.minimum(begins + step, kv_lens[own_row])), axis=1),
         small_slots,
@@ -187,7 +187,7 @@ def plan_tiles(
 
     return _number_partials(
         int(query_start[-1]),
-        _concatenate(own, _collect(small, small_slots)),
+        _concatenate(tails, _collect(small, small_slots)),
         _collect(large, large_slots),
     )
 

@@ -163,6 +163,12 @@ def test_a_matcher_that_gives_up_fails_its_call_alone(runtime: Runtime) -> None:
     end = runtime.end(call)
     assert isinstance(end, EngineFailed)
     assert "too many states" in end.message
+    compiled = runtime.calls._grammars
+    assert compiled is not None
+    before = compiled.num_compiled
+    again = runtime.generate([5], max_tokens=40, grammar=GrammarSpec("regex", "a{30}"))
+    assert len(again) == 30
+    assert compiled.num_compiled == before + 1  # forks share limits: the failed one is not reused
     assert len(runtime.tokens(other)) == 10
 
 

@@ -54,6 +54,9 @@ def test_each_shared_token_of_the_options_is_computed_once(model: CausalLM) -> N
     assert runtime.metrics.forward_tokens == 37 + 6
     usage = runtime.end(call).usage
     assert (usage.prompt, usage.cached, usage.computed, usage.completion) == (37, 0, 37, 6)
+    stats = runtime.loop.stats()
+    assert (stats["prompt_tokens"], stats["computed_tokens"]) == (37, 37)
+    assert stats["calls_by_end"] == {"scored": 1}
 
 
 def test_a_selection_reuses_its_branch_and_leaves_it_to_the_next_call(model: CausalLM) -> None:
@@ -123,6 +126,24 @@ def test_prompt_logprobs_from_any_position_chunked_or_cached(
         assert entry.logprob == pytest.approx(row[prompt[position]], abs=2e-4)
         assert entry.top_ids == tuple(np.argsort(-row)[:3])
         np.testing.assert_allclose(entry.top_logprobs, np.sort(row)[::-1][:3], atol=2e-4)
+
+
+def test_prompt_logprobs_are_collected_once_however_often_a_call_is_retracted(
+    model: CausalLM,
+) -> None:
+    asked = [np.random.default_rng(i).integers(3, 128, 30).tolist() for i in range(4)]
+    runtime = Runtime(model, num_pages=40, max_step_tokens=20)
+    runtime.scheduler.admission.min_share = runtime.scheduler.admission.growth_share = 0.0
+    calls = [runtime.run(p, max_tokens=50, prompt_logprobs_from=0) for p in asked]
+    runtime.finish()
+    assert runtime.metrics.retractions > 0
+    for call, prompt in zip(calls, asked, strict=True):
+        logprobs = brute_force_logprobs(model, prompt)
+        entries = runtime.end(call).prompt_logprobs
+        assert len(entries) == 30
+        for position, entry in enumerate(entries[1:], 1):
+            wanted = logprobs[position - 1, prompt[position]]
+            assert entry.logprob == pytest.approx(wanted, abs=2e-4)
 
 
 def test_logprobs_are_of_the_unmodified_distribution(model: CausalLM) -> None:

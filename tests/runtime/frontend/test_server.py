@@ -34,6 +34,7 @@ from radixrt.protocol import (
     decode,
     encode,
 )
+from radixrt.runtime.endpoints import read_allowed
 from radixrt.runtime.server import Server
 from radixrt.transport import ClientCurve, Transport, ZmqTransport
 
@@ -253,6 +254,16 @@ def test_an_endpoint_that_must_not_be_bound_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="endpoint"):
         Server(RuntimeConfig(model=model_directory, endpoint=endpoint))
+
+
+def test_allowed_keys_are_the_first_words_of_lines(tmp_path: Path) -> None:
+    key, other = "#" + "k" * 39, "o" * 40  # a key may hold the sign of a comment
+    file = tmp_path / "allowed"
+    file.write_text(f"# clients of ours\n\n{key}  # the first\n{other}\n")
+    assert read_allowed(file) == {key.encode(), other.encode()}
+    file.write_text("too-short\n")
+    with pytest.raises(ValueError, match="40 characters"):
+        read_allowed(file)
 
 
 def test_an_endpoint_in_use_is_not_taken_over(
