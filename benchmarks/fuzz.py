@@ -4,8 +4,8 @@
 
 Four good clients run greedy programs, first alone, then while random and mutated frames arrive:
 their outputs have to be the same, the runtime has to live and its memory to stay bounded. Then
-clients are killed in the middle of their streams: in the end no branch, no call and no KV page may be
-left that nobody owns. Exits with 1 when one of that is not so.
+clients are killed in the middle of their streams: in the end no branch, no call and no KV page may
+be left that nobody owns. Exits with 1 when one of that is not so.
 
 The model runs in float32: in bfloat16 two tokens can be equally likely, and which one comes depends
 on what else is in the batch.
@@ -255,7 +255,7 @@ def stream_for_ever(endpoint: str, count: int) -> None:
     """Be ``count`` clients that stream; say so on standard output once all of them do."""
     context = zmq.Context()
     sockets = []
-    long = Sampling(max_tokens=1000, temperature=1.0, ignore_eos=True)
+    long = Sampling(max_tokens=400, temperature=1.0, ignore_eos=True)
     for number in range(count):
         socket = context.socket(zmq.DEALER)
         socket.connect(endpoint)

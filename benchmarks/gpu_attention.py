@@ -23,7 +23,7 @@ import torch
 import triton
 
 from radixrt.runtime.attention.base import AttentionSpec
-from radixrt.runtime.attention.flashinfer import FlashInferAttention
+from radixrt.runtime.attention.flashinfer import FlashInferDecode
 from radixrt.runtime.attention.triton import LARGE, SMALL, TileShape, TritonAttention
 from radixrt.runtime.batch import ForwardBatch
 
@@ -125,7 +125,7 @@ class Case:
             device=self.device,
             dtype=torch.bfloat16,
         )
-        peer = FlashInferAttention([SPEC], PAGE, self.device, torch.bfloat16)
+        peer = FlashInferDecode([SPEC], PAGE, self.device, torch.bfloat16)
         self.peer_plan_ms = plan_ms(lambda: peer.plan(self.batch))
         self.expected = peer.run(0, self.query, *self.caches).float()
         self.peer_us = replay_us(lambda: peer.run(0, self.query, *self.caches))

@@ -3,9 +3,9 @@
     python benchmarks/latency.py [--calls 200] [--prompt-words 8 64 256]
 
 A runtime process serves the model that ships (or MODEL). The engine process notes when it received
-a run and when it sent its first token; the client notes when it sent and when it got the first chunk.
-Both clocks are the machine's monotonic one, so the difference is what client, transport, frontend
-and the two sockets cost. Calls run one at a time; every prompt is new.
+a run and when it sent its first token; the client notes when it sent and when it got the first
+chunk. Both clocks are the machine's monotonic one, so the difference is what client, transport,
+frontend and the two sockets cost. Calls run one at a time; every prompt is new.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ RADIX_INLINE void gate(const T* x, const T* up, T* out, int64_t n) {
 
 template <class T, Activation kind>
 void gated(const ActivationArgs& args, ThreadPool& pool) {
-  constexpr int64_t kBlock = 4096;
+  constexpr int64_t kBlock = 1024;
   const int64_t width = args.out.cols;
   const int64_t blocks = (width + kBlock - 1) / kBlock;
   const int64_t rows_a_task = larger<int64_t>(1, kBlock / width);

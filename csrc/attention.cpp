@@ -128,7 +128,8 @@ class Kernel {
     for (int64_t r = 0; r < state.rows; ++r) {
       const T* from = query_row(task, r);
       for (int64_t d = 0; d < dim_; d += kLanes)
-        store(state.query + r * dim_ + d, load_some(from + smaller(d, head_dim_), head_dim_ - d) * args_.scale);
+        store(state.query + r * dim_ + d,
+              load_some(from + smaller(d, head_dim_), head_dim_ - d) * args_.scale);
     }
   }
 
@@ -140,8 +141,8 @@ class Kernel {
     }
   }
 
-  // Where the keys (or values) of a tile lie. Their first use is a tile's work away: pages are short
-  // and heads apart, so the processor would not prefetch them itself.
+  // Where the keys (or values) of a tile lie. They are used a tile later: pages are short and
+  // heads apart, so the processor would not prefetch them itself.
   void find(const Pages& cache, const Task& task, int64_t key, int64_t count,
             const T* (&lines)[kKeys]) const {
     const int32_t* pages = args_.page_table + task.row * args_.table_stride;
@@ -171,11 +172,8 @@ class Kernel {
   void few_scores(const T* const (&lines)[kKeys], int64_t count, State& state) const {
     constexpr int kStep = kRegisters == 32 ? 6 : 3;
     copy_tile(lines, count, state.tile);
-    // The rows past `count` hold an older tile, which is finite: their scores are masked.
     const int64_t keys = round_up(count, 4);
-    if (keys > count) {
-      for (int64_t i = count * dim_; i < keys * dim_; ++i) state.tile[i] = 0;
-    }
+    for (int64_t i = count * dim_; i < keys * dim_; ++i) state.tile[i] = 0;
     for (int64_t key = 0; key < keys; key += 4) {
       const float* k = state.tile + key * dim_;
       const float* query = state.query;
@@ -231,7 +229,8 @@ class Kernel {
   void softmax(const Task& task, int64_t key, int64_t count, bool pairs, State& state) const {
     const float scale = pairs ? args_.scale : 1.0f;
     const int64_t last = args_.kv_lens[task.row] -
-                         (args_.query_start[task.row + 1] - args_.query_start[task.row]) + task.first;
+                         (args_.query_start[task.row + 1] - args_.query_start[task.row]) +
+                         task.first;
     Ints lane;
     for (int i = 0; i < kLanes; ++i) lane[i] = i;
     const Vec minus_infinity = splat(-__builtin_inff());
@@ -251,8 +250,8 @@ class Kernel {
         if (args_.softcap > 0) s = args_.softcap * tanh(s / args_.softcap);
         if (c < from || c + kLanes > to) {
           const Ints column = lane + static_cast<int32_t>(c);
-          s = select((column >= static_cast<int32_t>(from)) & (column < static_cast<int32_t>(to)), s,
-                     minus_infinity);
+          s = select((column >= static_cast<int32_t>(from)) & (column < static_cast<int32_t>(to)),
+                     s, minus_infinity);
         }
         store(scores + c, s);
         best = maximum(best, s);
@@ -292,7 +291,8 @@ class Kernel {
         for (int64_t d = 0; d < head_dim_; d += kLanes) {
           const int64_t some = head_dim_ - d;
           const Bits low = (Bits)load_some(lines[i] + d, some);
-          const Bits high = i + 1 < count ? (Bits)load_some(lines[i + 1] + d, some) : (Bits)load(zeros);
+          const Bits high =
+              i + 1 < count ? (Bits)load_some(lines[i + 1] + d, some) : (Bits)load(zeros);
           const Bits words = low >> 16 | high;
           __builtin_memcpy(tile + i / 2 * dim_ + d, &words, sizeof words);
         }
@@ -340,7 +340,8 @@ int64_t plan(const AttentionArgs& args, int64_t block, int threads, Task* tasks)
     for (int64_t first = (queries - 1) / block * block; queries > 0 && first >= 0; first -= block) {
       const int64_t here = smaller(block, queries - first);
       const int64_t end = past + first + here;
-      const int64_t begin = args.window > 0 ? larger<int64_t>(0, past + first - args.window + 1) : 0;
+      const int64_t begin =
+          args.window > 0 ? larger<int64_t>(0, past + first - args.window + 1) : 0;
       const int64_t splits = larger<int64_t>(1, smaller(wanted, (end - begin) / kMinSplit));
       const int64_t part = round_up((end - begin + splits - 1) / splits, 4);
       const int64_t rows = here * (args.query.heads / args.k_cache.heads);
@@ -360,8 +361,8 @@ template <class T>
 void attend(const AttentionArgs& args, ThreadPool& pool) {
   const Kernel<T> kernel(args);
   const int64_t block = larger<int64_t>(1, kBlockRows / kernel.group());
-  const int64_t most = (args.query.tokens / block + args.rows + 1) * args.k_cache.heads *
-                       (1 + pool.num_threads());
+  const int64_t most =
+      (args.query.tokens / block + args.rows + 1) * args.k_cache.heads * (1 + pool.num_threads());
   const Scratch memory(most * static_cast<int64_t>(sizeof(Task)));
   Task* tasks = memory.as<Task>();
   const int64_t count = plan(args, block, pool.num_threads(), tasks);
@@ -376,7 +377,8 @@ void attend(const AttentionArgs& args, ThreadPool& pool) {
   parallel_for(pool, count, [&](int64_t i) { kernel.run(tasks[i], partials.as<float>()); });
   if (partial_rows == 0) return;
   parallel_for(pool, count, [&](int64_t i) {
-    if (tasks[i].num_splits > 1 && tasks[i].split == 0) kernel.merge(tasks[i], partials.as<float>());
+    if (tasks[i].num_splits > 1 && tasks[i].split == 0)
+      kernel.merge(tasks[i], partials.as<float>());
   });
 }
 

@@ -104,8 +104,9 @@ void expect_range(const Tensor& t, int64_t limit, const char* what) {
   const T* values = t.data<const T>();
   for (int64_t i = 0; i < t.size(0); ++i) {
     if (values[i] < 0 || values[i] >= limit) {
-      throw ArgumentError(t.argument, std::to_string(values[i]) + " at " + std::to_string(i),
-                          std::string("must be within [0, ") + std::to_string(limit) + "), " + what);
+      throw ArgumentError(
+          t.argument, std::to_string(values[i]) + " at " + std::to_string(i),
+          std::string("must be within [0, ") + std::to_string(limit) + "), " + what);
     }
   }
 }
@@ -118,7 +119,8 @@ class AttentionPlan {
       : owners_{nb::borrow(query_start), nb::borrow(kv_lens), nb::borrow(page_table)},
         page_size(page_size) {
     const char* ints = "must be int32";
-    const Tensor start = dense_vector(exchange.view(query_start.ptr(), "query_start"), Element::i32, ints);
+    const Tensor start =
+        dense_vector(exchange.view(query_start.ptr(), "query_start"), Element::i32, ints);
     const Tensor lens = dense_vector(exchange.view(kv_lens.ptr(), "kv_lens"), Element::i32, ints);
     const Tensor table = exchange.view(page_table.ptr(), "page_table");
     expect_element(table, Element::i32, ints);
@@ -216,7 +218,8 @@ class Kernels {
 
   void rope(nb::handle query_, nb::handle key_, nb::handle positions_, nb::handle cos_sin_) const {
     const Tensor query = view(query_, "query"), key = view(key_, "key");
-    const Tensor positions = dense_vector(view(positions_, "positions"), Element::i64, "must be int64");
+    const Tensor positions =
+        dense_vector(view(positions_, "positions"), Element::i64, "must be int64");
     const Tensor cos_sin = view(cos_sin_, "cos_sin");
     const Heads q = heads(query), k = heads(key);
     expect_same(key, query);
@@ -228,8 +231,9 @@ class Kernels {
            "must be [max_positions, head_dim] with a dense last dimension");
     expect_range<int64_t>(positions, cos_sin.size(0), "the rows of cos_sin");
     const Unlocked unlocked(q.tokens * (q.heads + k.heads) * q.dim * bytes_of(q.dtype));
-    table_->rope({q, k, positions.data<const int64_t>(), cos_sin.data<const float>(), cos_sin.stride(0)},
-                 *pool_);
+    table_->rope(
+        {q, k, positions.data<const int64_t>(), cos_sin.data<const float>(), cos_sin.stride(0)},
+        *pool_);
   }
 
   nb::object gated_act(nb::handle gate_up_, const std::string& act) const {
@@ -261,8 +265,10 @@ class Kernels {
              "must have the heads and head_dim of what is written");
       expect_shape(slots, {pair->size(0)});
     }
-    expect_range<int64_t>(slots, args.k_cache.num_pages * args.k_cache.page_size, "slots of k_cache");
-    expect_range<int64_t>(slots, args.v_cache.num_pages * args.v_cache.page_size, "slots of v_cache");
+    expect_range<int64_t>(slots, args.k_cache.num_pages * args.k_cache.page_size,
+                          "slots of k_cache");
+    expect_range<int64_t>(slots, args.v_cache.num_pages * args.v_cache.page_size,
+                          "slots of v_cache");
     const Unlocked unlocked(4 * args.key.tokens * args.key.heads * args.key.dim *
                             bytes_of(args.key.dtype));
     radix::kv_write(args, *pool_);
@@ -275,20 +281,24 @@ class Kernels {
       expect(cache.ndim() == 5, cache,
              "must have 5 dimensions: [num_layers, num_pages, page_size, heads, head_dim]");
       const int64_t token = cache.size(3) * cache.size(4);
-      expect(cache.stride(4) == 1 && cache.stride(3) == cache.size(4) && cache.stride(2) == token, cache,
-             "a page must be dense");
-      for (const auto& [argument, page] : {std::pair{"source", source}, std::pair{"target", target}}) {
+      expect(cache.stride(4) == 1 && cache.stride(3) == cache.size(4) && cache.stride(2) == token,
+             cache, "a page must be dense");
+      for (const auto& [argument, page] :
+           {std::pair{"source", source}, std::pair{"target", target}}) {
         if (page < 0 || page >= cache.size(1))
-          throw ArgumentError(argument, std::to_string(page), "must be a page of " + std::string(cache.argument));
+          throw ArgumentError(argument, std::to_string(page),
+                              "must be a page of " + std::string(cache.argument));
       }
       if (num_tokens < 0 || num_tokens > cache.size(2))
-        throw ArgumentError("num_tokens", std::to_string(num_tokens), "must be at most the page size");
+        throw ArgumentError("num_tokens", std::to_string(num_tokens),
+                            "must be at most the page size");
     }
     if (source == target) return;
     for (const Tensor& cache : caches) {
       const int64_t size = bytes_of(real(cache));
-      radix::copy_page({cache.data<void>(), cache.size(0), cache.stride(0) * size, cache.stride(1) * size,
-                        num_tokens * cache.stride(2) * size, source, target});
+      radix::copy_page({cache.data<void>(), cache.size(0), cache.stride(0) * size,
+                        cache.stride(1) * size, num_tokens * cache.stride(2) * size, source,
+                        target});
     }
   }
 
@@ -298,7 +308,8 @@ class Kernels {
     const Matrix rows = matrix(logits);
     expect_element(bitmask, Element::i32, "must be int32");
     expect_shape(bitmask, {rows.rows, (rows.cols + 31) / 32});
-    expect(bitmask.stride(1) == 1 || bitmask.size(1) == 1, bitmask, "the last dimension must be dense");
+    expect(bitmask.stride(1) == 1 || bitmask.size(1) == 1, bitmask,
+           "the last dimension must be dense");
     const Unlocked unlocked(rows.rows * rows.cols * 4);
     table_->token_mask({static_cast<float*>(rows.data), rows.rows, rows.cols, rows.stride,
                         bitmask.data<const int32_t>(), bitmask.stride(0)},
@@ -418,21 +429,21 @@ NB_MODULE(_native, module) {
            nb::arg("variant") = "best", nb::arg("num_threads") = 0)
       .def_prop_ro("variant", &Kernels::name)
       .def_prop_ro("num_threads", &Kernels::num_threads)
-      .def("linear", &Kernels::linear, nb::arg("x"), nb::arg("weight"), nb::arg("bias").none() = nb::none(),
-           nb::arg("f32_out") = false)
-      .def("gemm", &Kernels::gemm, nb::arg("x"), nb::arg("weight"), nb::arg("bias").none() = nb::none(),
-           nb::arg("f32_out") = false)
+      .def("linear", &Kernels::linear, nb::arg("x"), nb::arg("weight"),
+           nb::arg("bias").none() = nb::none(), nb::arg("f32_out") = false)
+      .def("gemm", &Kernels::gemm, nb::arg("x"), nb::arg("weight"),
+           nb::arg("bias").none() = nb::none(), nb::arg("f32_out") = false)
       .def("rms_norm", &Kernels::rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("eps"),
            nb::arg("add_one") = false)
-      .def("add_rms_norm", &Kernels::add_rms_norm, nb::arg("x"), nb::arg("residual"), nb::arg("weight"),
-           nb::arg("eps"), nb::arg("add_one") = false)
+      .def("add_rms_norm", &Kernels::add_rms_norm, nb::arg("x"), nb::arg("residual"),
+           nb::arg("weight"), nb::arg("eps"), nb::arg("add_one") = false)
       .def("rope", &Kernels::rope, nb::arg("query"), nb::arg("key"), nb::arg("positions"),
            nb::arg("cos_sin"))
       .def("gated_act", &Kernels::gated_act, nb::arg("gate_up"), nb::arg("act"))
       .def("kv_write", &Kernels::kv_write, nb::arg("key"), nb::arg("value"), nb::arg("k_cache"),
            nb::arg("v_cache"), nb::arg("slots"))
-      .def("copy_page", &Kernels::copy_page, nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("source"),
-           nb::arg("target"), nb::arg("num_tokens"))
+      .def("copy_page", &Kernels::copy_page, nb::arg("k_cache"), nb::arg("v_cache"),
+           nb::arg("source"), nb::arg("target"), nb::arg("num_tokens"))
       .def("apply_token_mask", &Kernels::apply_token_mask, nb::arg("logits"), nb::arg("bitmask"))
       .def("plan_attention", &Kernels::plan_attention, nb::arg("query_start"), nb::arg("kv_lens"),
            nb::arg("page_table"), nb::arg("page_size"))

@@ -11,8 +11,9 @@ struct Variants {
 #if defined(RADIX_X86_VARIANTS)
     __builtin_cpu_init();
     const bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool v4 = fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool v4 = fma && __builtin_cpu_supports("avx512f") &&
+                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
     const bool pairs = v4 && __builtin_cpu_supports("avx512bf16");
     // Measured: a Sapphire Rapids core retires vdpbf16ps at half the multiply rate of plain f32, so
     // there converting to f32 is faster. Zen 4 and 5 double the rate.

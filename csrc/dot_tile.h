@@ -33,10 +33,10 @@ RADIX_INLINE float lane_sum(Vec v) {
 // The four sums in a row: a transpose that adds as it goes.
 RADIX_INLINE Quad lane_sums(Vec a, Vec b, Vec c, Vec d) {
   const Quad qa = quad_of(a), qb = quad_of(b), qc = quad_of(c), qd = quad_of(d);
-  const Quad ab = __builtin_shufflevector(qa, qb, 0, 4, 1, 5) +
-                  __builtin_shufflevector(qa, qb, 2, 6, 3, 7);
-  const Quad cd = __builtin_shufflevector(qc, qd, 0, 4, 1, 5) +
-                  __builtin_shufflevector(qc, qd, 2, 6, 3, 7);
+  const Quad ab =
+      __builtin_shufflevector(qa, qb, 0, 4, 1, 5) + __builtin_shufflevector(qa, qb, 2, 6, 3, 7);
+  const Quad cd =
+      __builtin_shufflevector(qc, qd, 0, 4, 1, 5) + __builtin_shufflevector(qc, qd, 2, 6, 3, 7);
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
@@ -105,9 +105,9 @@ RADIX_INLINE void dot_step(Vec (&acc)[S][R][T], const typename Dot::W* const (&w
 }
 
 // out[t * out_stride + r] = w[r] . x[t] for R rows of w and T rows of x, over `depth` elements.
-// x is padded with zeros to a multiple of kStep; w is not read past its end. `ahead` is the distance
-// in elements of what to prefetch of w. With few sums at a time, each is split U ways to hide
-// the latency of an addition.
+// x is padded with zeros to a multiple of kStep; w is not read past its end. `ahead` is how many
+// elements further w is prefetched. With few sums at a time, each is split U ways to hide the
+// latency of an addition.
 template <class Dot, int R, int T, int U = 1>
 RADIX_INLINE void dot_tile(const typename Dot::W* w, int64_t w_stride, const typename Dot::X* x,
                            int64_t x_stride, int64_t depth, int64_t ahead, float* out,

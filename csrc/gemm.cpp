@@ -112,8 +112,8 @@ void product(const LinearArgs& args, ThreadPool& pool) {
   const int64_t depth_block = (words + depth_blocks - 1) / depth_blocks;
   const int64_t col_blocks = (cols + kColBlock - 1) / kColBlock;
   const int64_t wanted = (2 * pool.num_threads() + col_blocks - 1) / col_blocks;
-  const int64_t token_blocks = larger((tokens + kTokenBlock - 1) / kTokenBlock,
-                                      smaller(wanted, (tokens + 63) / 64));
+  const int64_t token_blocks =
+      larger((tokens + kTokenBlock - 1) / kTokenBlock, smaller(wanted, (tokens + 63) / 64));
   const int64_t token_block = round_up((tokens + token_blocks - 1) / token_blocks, kTileRows);
   constexpr int64_t kPanels = kColBlock / kTileCols;
 
@@ -138,7 +138,8 @@ void product(const LinearArgs& args, ThreadPool& pool) {
                                packed_weight + p * panel_size);
       }
       for (int64_t tile = 0; tile < tiles; ++tile) {
-        const Word* x = packed.as<Word>() + ((token0 / kTileRows + tile) * words + first) * kTileRows;
+        const Word* x =
+            packed.as<Word>() + ((token0 / kTileRows + tile) * words + first) * kTileRows;
         for (int64_t p = 0; p < panels; ++p) {
           float* c = sums + tile * kTileRows * kColBlock + p * kTileCols;
           const Word* panel = packed_weight + p * panel_size;

@@ -28,16 +28,16 @@ struct KernelTable {
 int num_variants();
 const KernelTable& variant(int index);
 
-#define RADIX_DECLARE(isa)                              \
-  namespace isa {                                       \
-  extern const KernelTable table;                       \
-  void linear(const LinearArgs&, ThreadPool&);          \
-  void gemm(const LinearArgs&, ThreadPool&);            \
-  void attention(const AttentionArgs&, ThreadPool&);    \
-  void rms_norm(const NormArgs&, ThreadPool&);          \
-  void rope(const RopeArgs&, ThreadPool&);              \
-  void gated_act(const ActivationArgs&, ThreadPool&);   \
-  void token_mask(const MaskArgs&, ThreadPool&);        \
+#define RADIX_DECLARE(isa)                            \
+  namespace isa {                                     \
+  extern const KernelTable table;                     \
+  void linear(const LinearArgs&, ThreadPool&);        \
+  void gemm(const LinearArgs&, ThreadPool&);          \
+  void attention(const AttentionArgs&, ThreadPool&);  \
+  void rms_norm(const NormArgs&, ThreadPool&);        \
+  void rope(const RopeArgs&, ThreadPool&);            \
+  void gated_act(const ActivationArgs&, ThreadPool&); \
+  void token_mask(const MaskArgs&, ThreadPool&);      \
   }
 
 RADIX_DECLARE(generic)

@@ -12,8 +12,8 @@ void write_token(const Heads& from, const Pages& to, int64_t token, int64_t slot
   const int64_t size = size_of(from.dtype);
   const int64_t page = slot / to.page_size, offset = slot % to.page_size;
   const char* source = static_cast<const char*>(from.data) + token * from.token_stride * size;
-  char* target = static_cast<char*>(to.data) +
-                 (page * to.page_stride + offset * to.slot_stride) * size;
+  char* target =
+      static_cast<char*>(to.data) + (page * to.page_stride + offset * to.slot_stride) * size;
   if (from.head_stride == from.dim && to.head_stride == to.dim) {
     std::memcpy(target, source, static_cast<size_t>(from.heads * from.dim * size));
     return;

@@ -7,8 +7,8 @@
 namespace radix {
 
 struct LinearArgs {
-  Matrix x;       // [T, K], f32 or bf16
-  Matrix weight;  // [N, K], f32 or bf16
+  Matrix x;          // [T, K], f32 or bf16
+  Matrix weight;     // [N, K], f32 or bf16
   const void* bias;  // [N] of bias_dtype, or null
   DType bias_dtype;
   Matrix out;  // [T, N], f32 or bf16

@@ -74,9 +74,8 @@ RADIX_INLINE void outer_tile(LeftOperand<typename Mul::Word> a, const typename M
 
 // The last `left` < kTileRows rows.
 template <class Mul, bool accumulate, int M>
-inline void outer_rest(int64_t left, LeftOperand<typename Mul::Word> a,
-                       const typename Mul::Word* b, int64_t b_stride, int64_t depth, float* c,
-                       int64_t c_stride) {
+inline void outer_rest(int64_t left, LeftOperand<typename Mul::Word> a, const typename Mul::Word* b,
+                       int64_t b_stride, int64_t depth, float* c, int64_t c_stride) {
   if constexpr (M > 0) {
     if (left == M) return outer_tile<Mul, M, accumulate>(a, b, b_stride, depth, c, c_stride);
     outer_rest<Mul, accumulate, M - 1>(left, a, b, b_stride, depth, c, c_stride);

@@ -1,5 +1,7 @@
 #include "parallel.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <map>
 
@@ -18,7 +20,7 @@ inline void pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), process_(getpid()) {
   for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { work(); });
 }
 
@@ -26,7 +28,10 @@ ThreadPool::~ThreadPool() {
   stop_.store(true);
   round_.fetch_add(1);
   round_.notify_all();
-  for (auto& worker : workers_) worker.join();
+  for (auto& worker : workers_) {
+    // After a fork() there is nobody to join.
+    process_ == getpid() ? worker.join() : worker.detach();
+  }
 }
 
 void ThreadPool::drain(uint32_t round) {

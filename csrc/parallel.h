@@ -50,6 +50,7 @@ class ThreadPool {
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
   const int num_threads_;
+  const int process_;
   std::mutex caller_;
   std::vector<std::thread> workers_;
 };
@@ -63,8 +64,7 @@ void parallel_for(ThreadPool& pool, int64_t num_tasks, Function&& function) {
   }
   using Callable = std::remove_reference_t<Function>;
   pool.run(
-      num_tasks,
-      [](void* context, int64_t task) { (*static_cast<Callable*>(context))(task); },
+      num_tasks, [](void* context, int64_t task) { (*static_cast<Callable*>(context))(task); },
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 

@@ -104,15 +104,6 @@ RADIX_INLINE Vec select(Ints mask, Vec a, Vec b) {
 }
 RADIX_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-RADIX_INLINE float sum(Vec v) {
-  float total = 0;
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  total = lanes[0];
-  return total;
-}
 RADIX_INLINE float maximum(Vec v) {
   float lanes[kLanes];
   store(lanes, v);
@@ -143,9 +134,9 @@ RADIX_INLINE void load_columns(const void* const (&rows)[kLanes], Bits (&out)[4]
 #endif
   }
 #if defined(__AVX512F__)
-#define RADIX_PICK(a, b, w, x, y, z)                                                             \
-  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4, w + 8, x + 8, y + 8, z + 8, \
-                          w + 12, x + 12, y + 12, z + 12)
+#define RADIX_PICK(a, b, w, x, y, z)                                                         \
+  __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4, w + 8, x + 8, y + 8, \
+                          z + 8, w + 12, x + 12, y + 12, z + 12)
 #elif defined(__AVX2__)
 #define RADIX_PICK(a, b, w, x, y, z) \
   __builtin_shufflevector(a, b, w, x, y, z, w + 4, x + 4, y + 4, z + 4)
@@ -202,7 +193,8 @@ RADIX_INLINE Vec exp(Vec x) {
   const Vec low = splat(-87.3f);
   const Ints under = x < low;
   x = select(x > 88.0f, splat(88.0f), select(under, low, x));
-  const Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
+  const Vec shifted =
+      x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
   const Vec n = shifted - 12582912.0f;
   Vec r = x - n * 0.693145752f;
   r = r - n * 1.42860677e-6f;

@@ -37,11 +37,16 @@ Element element_of(const DLTensor& t) {
 
 const char* name_of(Element element) {
   switch (element) {
-    case Element::f32: return "float32";
-    case Element::bf16: return "bfloat16";
-    case Element::i32: return "int32";
-    case Element::i64: return "int64";
-    case Element::other: break;
+    case Element::f32:
+      return "float32";
+    case Element::bf16:
+      return "bfloat16";
+    case Element::i32:
+      return "int32";
+    case Element::i64:
+      return "int64";
+    case Element::other:
+      break;
   }
   return "another dtype";
 }
@@ -74,7 +79,8 @@ Exchange::Exchange(PyObject* tensor_type) : type_(nullptr), table_(nullptr) {
                           ? PyObject_GetAttrString(tensor_type, "__dlpack_c_exchange_api__")
                           : nullptr;
   if (capsule != nullptr) {
-    table_ = static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+    table_ =
+        static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
     Py_DECREF(capsule);
   }
   PyErr_Clear();

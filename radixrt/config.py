@@ -58,6 +58,9 @@ class RuntimeConfig:
     overlap: int = -1
     """Steps in flight while the next one is prepared: 0 or 1; -1 derives it: 0 on a CPU, else 1."""
 
+    graphs: bool = True
+    """On a GPU: record decode steps once and replay them, which saves the host's launches."""
+
     lease_bias_s: float = 60.0
     """For how many seconds of disuse an idle branch's pages are kept before those of nobody."""
 

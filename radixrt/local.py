@@ -28,8 +28,8 @@ def start_local(model: str | Path | None = None, **options: Any) -> LocalRuntime
     """Start a runtime on threads of this process and return it when the model serves.
 
     ``model`` is a directory in Hugging Face format, None the model that ships; ``options`` are
-    those of ``RuntimeConfig``. Raises ``ConfigError`` for an unknown option or a missing package, and
-    ``ModelError`` for a directory that cannot be served.
+    those of ``RuntimeConfig``. Raises ``ConfigError`` for an unknown option or a missing package,
+    and ``ModelError`` for a directory that cannot be served.
     """
     from radixrt.config import RuntimeConfig
 

@@ -26,7 +26,8 @@ from radixrt.runtime.server import Server
 model, endpoint, ready, drain_s, secret, allow, *engine = sys.argv[1:]
 curve = ServerCurve(Path(secret), Path(allow)) if secret else None
 config = RuntimeConfig(model=Path(model), endpoint=endpoint, drain_s=float(drain_s))
-Server(config, curve=curve, ready_file=Path(ready), engine_command=tuple(engine)).run()
+options = {"ready_file": Path(ready), "engine_command": tuple(engine), "ping_interval_s": 1.0}
+Server(config, curve=curve, **options).run()
 """
 
 

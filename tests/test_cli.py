@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine, FakeLoop
-from runtime_process import ROOT, ask, hello
+from runtime_process import ROOT, ask, hello, receive_until
 from tiny_tokenizer import write_model_directory
 
 from radixrt import cli
@@ -138,8 +138,7 @@ def test_a_local_engine_that_fails_ends_its_clients_and_hangs_nobody(tmp_path: P
     answers = ask(transport, PROGRAM, 1)
     assert getattr(answers[0], "code", None) == "engine_fault"
     with pytest.raises(TransportError, match="cosmic ray"):
-        while True:
-            transport.receive(5.0)
+        receive_until(transport, lambda got: False)
     runtime.shutdown()
 
 

@@ -18,6 +18,7 @@ from radixrt.runtime.attention import choose_attention
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
+from radixrt.runtime.graph import DecodeGraphs
 from radixrt.runtime.kv import KvPool, KvSpace
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from radixrt.runtime.channel import EngineChannel
 
 log = logging.getLogger(__name__)
+
+_RECORDABLE = ("auto", "grouped", "triton")
+"""Values of ``attention`` whose decode is a kernel of ours, which a graph can record."""
 
 MORE_LOGITS_ROWS = 64
 """Wanted logits of a step beyond one a running request, for scoring."""
@@ -127,9 +131,33 @@ def _assemble(
         namespace=_namespace(config, model),
         grammars=_grammars(config, model.config),
     )
-    engine = Engine(model, pool, attention, ops, slots, device)
+    graphs = _record_graphs(config, model, pool, slots, device)
+    engine = Engine(model, pool, attention, ops, slots, device, graphs)
     return EngineLoop(
         engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
+    )
+
+
+@torch.inference_mode()
+def _record_graphs(
+    config: RuntimeConfig, model: CausalLM, pool: KvPool, slots: SlotTable, device: torch.device
+) -> DecodeGraphs | None:
+    """Return graphs of decode steps where the device and the kernels at hand can record them."""
+    if device.type != "cuda" or not config.graphs or config.attention not in _RECORDABLE:
+        return None
+    try:
+        from radixrt.runtime.attention.triton import PlanTooLarge, TritonAttention
+    except ImportError:
+        return None
+    specs = model.config.attention
+    return DecodeGraphs(
+        lambda batch, attention: model.forward(batch, pool.k, pool.v, attention),
+        lambda rows: TritonAttention(specs, config.page_size, device, recorded_rows=rows),
+        PlanTooLarge,
+        config.max_running,
+        slots.pages.shape[1],
+        model.config.vocab_size,
+        device,
     )
 
 

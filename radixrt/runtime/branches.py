@@ -22,6 +22,7 @@ from radixrt.runtime.chat import Turns
 
 if TYPE_CHECKING:
     from radixrt.runtime.calls import Call
+    from radixrt.runtime.sessions import Session
 
 TokenIds = NDArray[np.int32]
 Kind = Literal["text", "role", "generated", "chosen"]
@@ -114,7 +115,7 @@ class Branch:
     Operations wait while ``call`` runs or ``is_waiting`` for the parent to reach the fork.
     """
 
-    client_id: bytes
+    session: Session
     id: int
     uid: int
     is_waiting: bool = False

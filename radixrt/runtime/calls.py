@@ -31,6 +31,7 @@ from radixrt.protocol import (
 )
 from radixrt.runtime.branches import Branch, Segment
 from radixrt.runtime.choices import choose
+from radixrt.runtime.sessions import Session
 from radixrt.runtime.stops import StopMatch, StopMatcher, compile_patterns
 from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
 from radixrt.runtime.wire import (
@@ -58,7 +59,7 @@ class Call:
     ``run_ids`` are the engine's calls that work for it; ``prompt`` the segment they follow.
     """
 
-    client_id: bytes
+    session: Session
     id: int
     branch: Branch | None
     deadline: float
@@ -77,10 +78,14 @@ class QuestionCall(Call):
 
 @dataclass(slots=True, eq=False)
 class GenerateCall(Call):
-    """A ``Generate``; ``start`` begins it, ``done`` notes the end of each of its runs."""
+    """A ``Generate``; ``start`` begins it, ``done`` notes the end of each of its runs.
+
+    ``extra_uids`` name the leases of outputs beside the first, which end with the call.
+    """
 
     op: Generate = field(kw_only=True)
     credit: int = 0
+    extra_uids: list[int] = field(default_factory=list)
     outputs: list[OutputStream] = field(default_factory=list)
     usages: list[EngineUsage] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
@@ -107,8 +112,7 @@ class GenerateCall(Call):
         constraint = self.op.constraint
         grammar = None if constraint is None else GrammarSpec(constraint.kind, constraint.text)
         self.prompt = prompt
-        self.credit = self.op.credit
-        self.run_ids = list(run_ids)
+        self.credit += self.op.credit
         self.outputs = [
             OutputStream(i, self.op, tokenizer, context, patterns, ends) for i in range(sampling.n)
         ]
@@ -332,7 +336,6 @@ class SelectCall(Call):
     ) -> Score:
         """Return the engine's call."""
         self.prompt = prompt
-        self.run_ids = [run_id]
         return Score(
             id=run_id,
             branch=branch_uid,

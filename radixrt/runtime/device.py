@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from radixrt.errors import ConfigError
 
@@ -15,6 +19,14 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_TORCH_TYPES = {
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "float32": torch.float32,
+    "bool": torch.bool,
+}
+"""Types that ``upload`` moves, by numpy's names."""
+
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -132,6 +144,103 @@ def release_unused(device: torch.device) -> None:
     """Give memory that torch holds without using it back to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class Upload:
+    """Arrays as tensors on a device, moved by one copy that nobody waits for.
+
+    ``refill`` overwrites them in place, for work that was recorded once and reads the same memory
+    each time. On a CPU the tensors share the arrays' memory.
+    """
+
+    def __init__(self, arrays: Sequence[NDArray[Any]], device: torch.device) -> None:
+        self._arrays = [np.ascontiguousarray(array) for array in arrays]
+        ends = np.cumsum([-(-array.nbytes // 16) * 16 for array in self._arrays])
+        self._starts = [0, *ends.tolist()]
+        self._packed: torch.Tensor | None = None
+        if device.type == "cpu":
+            self.tensors = [torch.from_numpy(array) for array in self._arrays]
+            return
+        self._packed = self._pack(self._arrays).to(device, non_blocking=True)
+        self.tensors = [
+            self._packed[start : start + array.nbytes]
+            .view(_TORCH_TYPES[array.dtype.name])
+            .view(array.shape)
+            for array, start in zip(self._arrays, self._starts, strict=False)
+        ]
+
+    def refill(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Overwrite with arrays of the same types and shapes, or of fewer rows (the rest of the
+        rows is then undefined)."""
+        for new, old in zip(arrays, self._arrays, strict=True):
+            assert new.dtype == old.dtype, (new.dtype, old.dtype)
+            assert new.shape[1:] == old.shape[1:], (new.shape, old.shape)
+            assert len(new) <= len(old), (new.shape, old.shape)
+        if self._packed is not None:
+            self._packed.copy_(self._pack(arrays), non_blocking=True)
+            return
+        for new, old in zip(arrays, self._arrays, strict=True):
+            old[: len(new)] = new
+
+    def _pack(self, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
+        # A pinned block is reused only after its copy: torch's allocator of host memory sees to it.
+        packed = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=True)
+        host = packed.numpy()
+        for array, start in zip(arrays, self._starts, strict=False):
+            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            host[start : start + array.nbytes] = flat
+        return packed
+
+
+def upload(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
+    """Return the arrays as tensors on the device, moved by one copy that nobody waits for."""
+    return Upload(arrays, device).tensors
+
+
+class Readback:
+    """A tensor on its way to the host; later work on the device does not delay it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._host = tensor
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def wait(self) -> torch.Tensor:
+        """Return the tensor on the host once it is there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host
+
+
+class CapturedGraph:
+    """The device work of ``launch``, recorded once and replayed with one call.
+
+    ``launch`` reads and writes the same memory each time; ``pool`` is shared by graphs that never
+    run at the same time.
+    """
+
+    def __init__(self, launch: Callable[[], torch.Tensor], pool: Any = None) -> None:
+        # Outside of the capture first: libraries allocate and compile when they are first used.
+        for _ in range(2):
+            launch()
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._result = launch()
+
+    @property
+    def pool(self) -> Any:
+        """The memory pool of the graph's temporaries."""
+        return self._graph.pool()
+
+    def replay(self) -> torch.Tensor:
+        """Run it and return its result, which the next replay overwrites."""
+        self._graph.replay()
+        return self._result
 
 
 def describe(device: torch.device) -> str:

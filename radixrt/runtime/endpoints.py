@@ -22,6 +22,7 @@ from radixrt.transport import HIGH_WATER_MARK
 _LONGEST_IPC_PATH = 100
 _BACKLOG = 1024
 _KEY_LEN = 40
+_ZAP_DOMAIN = "radixrt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +124,11 @@ class ClientSocket:
         allowed = read_allowed(curve.allow_file)
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback("*", _AllowList(allowed))
+        self._authenticator.configure_curve_callback(_ZAP_DOMAIN, _AllowList(allowed))
         self.router.curve_server = True
         self.router.curve_publickey = public
         self.router.curve_secretkey = secret
-        self.router.set(zmq.ZAP_DOMAIN, b"radixrt")
+        self.router.set(zmq.ZAP_DOMAIN, _ZAP_DOMAIN.encode())
 
 
 class _AllowList:
@@ -140,8 +141,8 @@ class _AllowList:
 
 
 def read_allowed(path: Path) -> frozenset[bytes]:
-    """Return the public keys of a file: the first word of each line; lines that begin with ``#`` and
-    no key are comments. Raises ``ValueError``."""
+    """Return the public keys of a file: the first word of each line. Lines that begin with ``#``
+    and no key are comments. Raises ``ValueError``."""
     keys = set()
     for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), 1):
         word = next(iter(line.split()), "#")

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.builder import build_batch
+from radixrt.runtime.builder import device_batch, host_batch
+from radixrt.runtime.device import Readback, upload
 from radixrt.runtime.grammar.masks import Masks
+from radixrt.runtime.graph import DecodeGraphs
 from radixrt.runtime.kv import KvPool
 from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
@@ -44,7 +46,7 @@ class StepInFlight:
 
     plan: Plan
     logits: torch.Tensor
-    token_ids: torch.Tensor | None = None
+    token_ids: Readback | None = None
     logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     scored: Scored | None = None
@@ -61,6 +63,7 @@ class Engine:
         ops: Ops,
         slots: SlotTable,
         device: torch.device,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self.model = model
         self.pool = pool
@@ -68,15 +71,19 @@ class Engine:
         self.ops = ops
         self.slots = slots
         self.device = device
+        self.graphs = graphs
         self._last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
         """Copy the plan's pages and start its forward."""
         self.copy_pages(plan.copies)
-        batch = build_batch(plan, self.slots, self._last_ids, self.device)
-        self.attention.plan(batch)
-        logits = self.model.forward(batch, self.pool.k, self.pool.v, self.attention)
+        host = host_batch(plan, self.slots)
+        logits = self.graphs.run(host, self._last_ids) if self.graphs else None
+        if logits is None:
+            batch = device_batch(host, upload(host, self.device), self._last_ids)
+            self.attention.plan(batch)
+            logits = self.model.forward(batch, self.pool.k, self.pool.v, self.attention)
         return StepInFlight(plan, logits)
 
     def copy_pages(self, copies: list[PageCopy]) -> None:
@@ -96,11 +103,11 @@ class Engine:
         positions = plan.ends[plan.sample_rows]
         logits = step.logits
         if len(plan.sample_logits) != len(logits):
-            logits = logits[torch.from_numpy(plan.sample_logits).to(self.device)]
+            logits = logits[self._index(plan.sample_logits)]
         step.logprob_rows = np.flatnonzero(slots.wants_logprobs[chosen])
         unmodified = logits
         if len(step.logprob_rows):
-            unmodified = logits[torch.from_numpy(step.logprob_rows).to(self.device)]
+            unmodified = logits[self._index(step.logprob_rows)]
         self._edit(logits, plan, chosen)
         if masks is not None:
             self._mask(logits, masks)
@@ -114,19 +121,19 @@ class Engine:
                 uniform=uniforms(slots.seed[chosen], positions),
             ),
         )
-        step.token_ids = ids
-        self._last_ids[torch.from_numpy(chosen.astype(np.int64)).to(self.device)] = ids
+        self._last_ids[self._index(chosen.astype(np.int64))] = ids
+        step.token_ids = Readback(ids)
         if len(step.logprob_rows):
             top_n = max(
                 plan.requests[plan.sample_rows[row]].sampling.top_logprobs_num
                 for row in step.logprob_rows.tolist()
             )
-            picked = ids[torch.from_numpy(step.logprob_rows).to(self.device)]
+            picked = ids[self._index(step.logprob_rows)]
             step.logprobs = logprobs_of(unmodified, picked, top_n)
 
     def read(self, step: StepInFlight) -> StepResult:
         """Wait for a sampled step and return its results."""
-        token_ids = [] if step.token_ids is None else step.token_ids.tolist()
+        token_ids = [] if step.token_ids is None else step.token_ids.wait().tolist()
         logprobs: dict[int, SampledLogprob] = {}
         if step.logprobs is not None:
             chosen, ids, values = (tensor.tolist() for tensor in step.logprobs)
@@ -154,14 +161,18 @@ class Engine:
                 )
 
     def _mask(self, logits: torch.Tensor, masks: Masks) -> None:
-        bitmask = torch.from_numpy(masks.bitmask).to(self.device)
+        (bitmask,) = upload([masks.bitmask], self.device)
         if len(masks.rows) == len(logits):
             self.ops.apply_token_mask(logits, bitmask)
             return
-        index = torch.from_numpy(masks.rows).to(self.device)
+        index = self._index(masks.rows)
         masked = logits[index]
         self.ops.apply_token_mask(masked, bitmask)
         logits[index] = masked
+
+    def _index(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        (index,) = upload([rows], self.device)
+        return index
 
     def _score(self, logits: torch.Tensor, scores: list[ScoreRows]) -> Scored:
         """Return the logprobs of all targets of all rows, flat, and what was asked of the top."""
@@ -172,8 +183,8 @@ class Engine:
                 rows_of += [rows.first_row + index] * len(targets)
                 ids += targets
         log_total = logits.logsumexp(dim=-1)
-        at = torch.tensor(rows_of, dtype=torch.int64).to(self.device)
-        values = logits[at, torch.tensor(ids, dtype=torch.int64).to(self.device)] - log_total[at]
+        at, of_ids = upload([np.array(rows_of, np.int64), np.array(ids, np.int64)], self.device)
+        values = logits[at, of_ids] - log_total[at]
         tops: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, rows in enumerate(scores):
             top_n = rows.request.scoring.top_n if rows.request.scoring else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from radixrt.runtime.frontend import Frontend
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import EngineFailed, FromEngine, Ready, Shutdown
 from radixrt.transport import LocalTransport
+
+log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 600.0
 """How long a model may take to load."""
@@ -54,6 +57,8 @@ class LocalRuntime:
         self._channel = LocalEngineChannel(lambda messages: self._events.put((None, messages)))
         tokenizer = Tokenizer(config.model_path)
         chat = load_chat_format(config.model_path, tokenizer)
+        if not chat.is_template:
+            log.warning("%s has no chat template; roles are plain lines", config.model_path)
         if build_loop is None:
             build_loop = importlib.import_module("radixrt.runtime.assemble").build_loop
         self._engine_thread = threading.Thread(

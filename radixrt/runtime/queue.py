@@ -5,7 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from radixrt.runtime.request import Request
+
+Int32 = NDArray[np.int32]
+
+LOOK_AHEAD = 64
+"""Open requests that are asked whether they want a prefix that was just computed."""
 
 Key = tuple[int, int]
 
@@ -115,6 +123,22 @@ class WaitingQueue:
             position = bisect_left(self._keys, key)
             if position < len(self._keys) and self._keys[position] == key:
                 position += 1
+
+    def wants(self, provider: Request, token_ids: Int32, start: int) -> bool:
+        """Whether a held request, or one of the next open ones, continues ``token_ids[:start]`` as
+        ``provider``, which has computed all of them, does."""
+        if any(length > start for length, _ in provider.followers):
+            return True
+        for _, seq in self._keys[:LOOK_AHEAD]:
+            waiting = self._open[seq]
+            if (
+                waiting.logits_from > start
+                and waiting.token_ids[start] == token_ids[start]
+                and waiting.namespace == provider.namespace
+                and bool((waiting.token_ids[:start] == token_ids[:start]).all())
+            ):
+                return True
+        return False
 
     def is_due(self, request: Request) -> bool:
         """Whether nobody may be admitted before this request any more."""

@@ -308,8 +308,10 @@ class Scheduler:
             self.end(request, "length")
             return
         full = num_shared // slots.page_size * slots.page_size
-        if end >= known and len(self.queue):
-            kv.share_tail(request, num_shared)
+        if end >= known and full < known and len(self.queue):
+            token_ids = slots.tokens[request.slot, :known]
+            if self.queue.wants(request, token_ids, full):
+                kv.share_tail(request, known)
         if request.followers:
             self.queue.let_go(request, full if end < known else known)
 

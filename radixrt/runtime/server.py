@@ -25,7 +25,8 @@ from radixrt.runtime.endpoints import (
 )
 from radixrt.runtime.frontend import Frontend
 from radixrt.runtime.reporter import Reporter
-from radixrt.runtime.supervisor import MAX_EARLY_DEATHS, EngineProcess
+from radixrt.runtime.sessions import PING_INTERVAL_S
+from radixrt.runtime.supervisor import KILL_AFTER_S, MAX_EARLY_DEATHS, EngineProcess
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import EngineFailed, FromEngine, Progress, Ready
 
@@ -46,15 +47,18 @@ class Server:
         curve: ServerCurve | None = None,
         ready_file: Path | None = None,
         engine_command: tuple[str, ...] | None = None,
+        ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
         """``ready_file`` gets the endpoint when clients can connect. ``engine_command`` runs
-        another engine than the real one. Raises ``ConfigError``."""
+        another engine than the real one. ``ping_interval_s``: how often clients show that they
+        live. Raises ``ConfigError``."""
         if config.endpoint:
             check_endpoint(config.endpoint, curve)
         self._config = config
         self._curve = curve
         self._ready_file = ready_file
         self._engine_command = engine_command
+        self._ping_interval_s = ping_interval_s
         self._report = Reporter(config.log_format)
         self._unreachable: list[bytes] = []
         self._early_deaths = 0
@@ -82,7 +86,7 @@ class Server:
             finally:
                 if self._ready_file is not None:
                     self._ready_file.unlink(missing_ok=True)
-                self._engine.stop()
+                self._engine.stop(KILL_AFTER_S if self._is_engine_ready else 0.0)
                 context.destroy(linger=500)
                 self._report.event("stopped")
 
@@ -107,6 +111,7 @@ class Server:
             chat,
             send_client=self._send_client,
             send_engine=self._engine.send,
+            ping_interval_s=self._ping_interval_s,
         )
         try:
             self._announce(ready, chat, clients.endpoint)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from radixrt.runtime.branches import Branch
-from radixrt.runtime.calls import Call
+if TYPE_CHECKING:
+    from radixrt.runtime.branches import Branch
+    from radixrt.runtime.calls import Call
 
 MAX_BRANCHES = 65_536
 """Branches one client can have open."""

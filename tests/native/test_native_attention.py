@@ -92,7 +92,7 @@ ROW = st.tuples(st.integers(1, 40), st.integers(0, 150)) | st.tuples(
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda p: f"{p[0]}-{p[1]}t")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     rows=st.lists(ROW, min_size=1, max_size=5),
     page_size=st.sampled_from([1, 4, 16]),

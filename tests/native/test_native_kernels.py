@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -230,6 +232,31 @@ def test_token_mask_forbids_exactly_the_zero_bits(
     expected = logits.masked_fill(~allowed, float("-inf"))
     kernels.apply_token_mask(logits, bitmask)
     assert torch.equal(logits, expected)
+
+
+def test_calls_from_several_threads_do_not_mix(draw: Callable[..., torch.Tensor]) -> None:
+    kernels = Kernels(torch.Tensor, "best", 2)
+    weight = draw(1500, 256)  # large enough that the interpreter lock is released
+    inputs = [draw(40, 256) for _ in range(4)]
+    expected = [x.double() @ weight.double().T for x in inputs]
+
+    def compute(index: int) -> None:
+        for _ in range(10):
+            assert_close(kernels.gemm(inputs[index], weight), expected[index], 2e-5)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(compute, range(4)))
+
+
+def test_a_forked_child_computes_and_exits(draw: Callable[..., torch.Tensor]) -> None:
+    kernels = Kernels(torch.Tensor, "best", 2)
+    x, weight = draw(40, 256), draw(1500, 256)
+    expected = kernels.gemm(x, weight)
+    child = os.fork()
+    if child == 0:
+        # No assertion may reach pytest's copy in the child.
+        os._exit(0 if torch.equal(kernels.gemm(x, weight), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_variants_end_with_generic_and_unknown_ones_are_refused() -> None:

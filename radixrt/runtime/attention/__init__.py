@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from radixrt.runtime.attention.base import AttentionBackend, AttentionSpec
 
-PREFERRED = {"cpu": ("cpu", "reference"), "cuda": ("flashinfer", "triton", "reference")}
-"""Device type → backends that "auto" tries, best first."""
+PREFERRED = {"cpu": ("cpu", "reference"), "cuda": ("grouped", "triton", "reference")}
+"""Device type → backends that "auto" tries, best first. "grouped" is Triton's decode, which reads a
+shared prefix once, with FlashInfer's prefill."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def _load(
     serves = {
         "cpu": "cpu",
         "flashinfer": "cuda",
+        "grouped": "cuda",
         "triton": "cuda",
         "sgl": "cuda",
         "reference": device.type,
@@ -68,9 +70,18 @@ def _load(
 
                 return CpuAttention(specs, page_size, device, dtype)
             case "flashinfer":
-                from radixrt.runtime.attention.flashinfer import FlashInferAttention
+                from radixrt.runtime.attention.flashinfer import flashinfer_attention
 
-                return FlashInferAttention(specs, page_size, device, dtype)
+                return flashinfer_attention(specs, page_size, device, dtype)
+            case "grouped":
+                from radixrt.runtime.attention.flashinfer import FlashInferPrefill
+                from radixrt.runtime.attention.split import SplitAttention
+                from radixrt.runtime.attention.triton import TritonAttention
+
+                return SplitAttention(
+                    TritonAttention(specs, page_size, device),
+                    FlashInferPrefill(specs, page_size, device, dtype),
+                )
             case "triton":
                 from radixrt.runtime.attention.triton import TritonAttention
 

@@ -19,6 +19,7 @@ from radixrt.errors import ConfigError
 from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.tiles import TilePlan, Tiles, plan_tiles
 from radixrt.runtime.batch import ForwardBatch
+from radixrt.runtime.device import Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def _attend_tiles(
     tile_start,
     tile_end,
     tile_partial,
+    num_tiles,
     scale_log2e,
     softcap,
     window,
@@ -78,6 +80,8 @@ def _attend_tiles(
 ):
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
+    if tile >= tl.load(num_tiles):
+        return
     rows = tl.arange(0, SLOTS * GROUP_PAD)
     dims = tl.arange(0, DIM_PAD)
     token = tl.load(tile_tokens + tile * SLOTS + rows // GROUP_PAD)
@@ -162,11 +166,14 @@ def _merge_partials(
     out,
     merge_token,
     merge_start,
+    num_merges,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr,
 ):
     index = tl.program_id(0)
+    if index >= tl.load(num_merges):
+        return
     head = tl.program_id(1)
     dims = tl.arange(0, DIM_PAD)
     inside = dims < HEAD_DIM
@@ -195,52 +202,79 @@ def _merge_partials(
     )
 
 
-class _DeviceTiles:
-    """The arrays of ``Tiles`` on the device, as views of the step's one upload."""
-
-    def __init__(self, tiles: Tiles, upload: dict[int, torch.Tensor]) -> None:
-        self.num_tiles, self.slots = tiles.tokens.shape
-        arrays = (tiles.tokens, tiles.row, tiles.kv_start, tiles.kv_end, tiles.partial)
-        self.arguments = tuple(upload[id(array)] for array in arrays)
+class PlanTooLarge(Exception):
+    """A plan does not fit the memory that was set aside for it."""
 
 
 class _DevicePlan:
-    """A ``TilePlan`` on the device."""
+    """A ``TilePlan`` on the device: exactly as large as it is, or in memory of a fixed size that a
+    recorded graph reads again and again (``refill``)."""
 
     def __init__(self, plan: TilePlan, device: torch.device) -> None:
-        arrays = [
-            array
-            for tiles in (plan.small, plan.large)
-            for array in (tiles.tokens, tiles.row, tiles.kv_start, tiles.kv_end, tiles.partial)
-        ]
-        arrays += [plan.merge_token, plan.merge_start]
-        upload = _upload(arrays, device)
-        self.small = _DeviceTiles(plan.small, upload)
-        self.large = _DeviceTiles(plan.large, upload)
-        self.merge_token = upload[id(plan.merge_token)]
-        self.merge_start = upload[id(plan.merge_start)]
-        self.num_merges = len(plan.merge_token)
+        self._size = plan
+        self._upload = Upload(_arrays(plan), device)
         self.num_partials = plan.num_partials
 
+    def refill(self, plan: TilePlan) -> None:
+        """Overwrite with a plan that is not larger; raises ``PlanTooLarge``."""
+        pairs = zip(_arrays(plan), _arrays(self._size), strict=True)
+        if plan.num_partials > self.num_partials or any(len(new) > len(old) for new, old in pairs):
+            raise PlanTooLarge
+        self._upload.refill(_arrays(plan))
 
-def _upload(arrays: Sequence[NDArray[np.int32]], device: torch.device) -> dict[int, torch.Tensor]:
-    """Copy several int32 arrays to the device in one transfer; keyed by the arrays' ``id``."""
-    packed = torch.empty(sum(array.size for array in arrays), dtype=torch.int32)
-    if device.type != "cpu":
-        packed = packed.pin_memory()
-    host = packed.numpy()
-    begin = 0
-    spans = []
-    for array in arrays:
-        host[begin : begin + array.size] = array.ravel()
-        spans.append((id(array), begin, begin + array.size))
-        begin += array.size
-    moved = packed.to(device, non_blocking=True)
-    return {key: moved[lo:hi] for key, lo, hi in spans}
+    def tiles(self, kind: int) -> tuple[int, int, tuple[torch.Tensor, ...]]:
+        """Return (tiles to launch, their slots, the kernel's arguments); kind 0 small, 1 large."""
+        tensors = self._upload.tensors[5 * kind : 5 * kind + 5]
+        count = self._upload.tensors[-1][kind : kind + 1]
+        return tensors[0].shape[0], tensors[0].shape[1], (*tensors, count)
+
+    @property
+    def merges(self) -> tuple[int, tuple[torch.Tensor, ...]]:
+        """Return (merges to launch, the kernel's arguments)."""
+        tokens, starts, counts = self._upload.tensors[-3:]
+        return tokens.shape[0], (tokens, starts, counts[2:3])
+
+
+def _arrays(plan: TilePlan) -> list[NDArray[np.int32]]:
+    counts = [len(plan.small.row), len(plan.large.row), len(plan.merge_token)]
+    return [
+        *(array for tiles in (plan.small, plan.large) for array in _tile_arrays(tiles)),
+        plan.merge_token,
+        plan.merge_start,
+        np.array(counts, np.int32),
+    ]
+
+
+def _tile_arrays(tiles: Tiles) -> tuple[NDArray[np.int32], ...]:
+    return tiles.tokens, tiles.row, tiles.kv_start, tiles.kv_end, tiles.partial
+
+
+def _blank_plan(num_rows: int, parallel: int, small_slots: int, large_slots: int) -> TilePlan:
+    """Return a plan as large as that of ``num_rows`` decoding rows usually gets at most."""
+
+    def tiles(count: int, slots: int) -> Tiles:
+        members = np.zeros((count, slots), np.int32)
+        spans = [np.zeros(count, np.int32) for _ in range(3)]
+        return Tiles(members, *spans, members)
+
+    num_small = 2 * num_rows + parallel
+    num_large = num_rows + parallel
+    return TilePlan(
+        tiles(num_small, small_slots),
+        tiles(num_large, large_slots),
+        np.zeros(num_rows, np.int32),
+        np.zeros(num_rows + 1, np.int32),
+        6 * num_rows + 4 * parallel,
+    )
 
 
 class TritonAttention:
-    """The backend "triton". ``group`` False reads a shared prefix once a row (for comparison)."""
+    """The backend "triton". ``group`` False reads a shared prefix once a row (for comparison).
+
+    With ``recorded_rows`` it serves batches of up to so many decoding rows from memory of a fixed
+    size and with launches of a fixed size, so that a graph can record ``run``. ``plan`` then raises
+    ``PlanTooLarge`` for a batch whose sharing needs more tiles than were set aside.
+    """
 
     name = "triton"
 
@@ -253,6 +287,7 @@ class TritonAttention:
         group: bool = True,
         small: TileShape = SMALL,
         large: TileShape = LARGE,
+        recorded_rows: int = 0,
     ) -> None:
         heads = {(spec.num_heads, spec.num_kv_heads, spec.head_dim) for spec in specs}
         if len(heads) != 1:
@@ -263,35 +298,39 @@ class TritonAttention:
         self._group = group
         self._small = small
         self._large = large
-        self._plans: dict[int, _DevicePlan] = {}
         self._batch: ForwardBatch | None = None
+        spec = specs[0]
         processors = 64
         if device.type == "cuda":
             processors = torch.cuda.get_device_properties(device).multi_processor_count
-        self._parallel = processors * TILES_PER_PROCESSOR
+        group_pad = triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)
+        self._parallel = max(1, processors * TILES_PER_PROCESSOR // spec.num_kv_heads)
+        self._slots = (max(1, small.rows // group_pad), max(1, large.rows // group_pad))
+        self._is_recorded = recorded_rows > 0
+        self._plans: dict[int, _DevicePlan] = {}
+        if recorded_rows:
+            blank = _blank_plan(recorded_rows, self._parallel, *self._slots)
+            self._plans = {s.window: _DevicePlan(blank, device) for s in specs}
 
     def plan(self, batch: ForwardBatch) -> None:
         """Plan once for each distinct window of the layers."""
-        spec = self._specs[0]
-        group_pad = triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)
         self._batch = batch
-        self._plans = {
-            window: _DevicePlan(
-                plan_tiles(
-                    batch.query_start_host,
-                    batch.kv_lens_host,
-                    batch.page_table_host,
-                    self._page_size,
-                    small_slots=max(1, self._small.rows // group_pad),
-                    large_slots=max(1, self._large.rows // group_pad),
-                    parallel=max(1, self._parallel // spec.num_kv_heads),
-                    window=window,
-                    group=self._group,
-                ),
-                self._device,
+        for window in {spec.window for spec in self._specs}:
+            plan = plan_tiles(
+                batch.query_start_host,
+                batch.kv_lens_host,
+                batch.page_table_host,
+                self._page_size,
+                small_slots=self._slots[0],
+                large_slots=self._slots[1],
+                parallel=self._parallel,
+                window=window,
+                group=self._group,
             )
-            for window in {spec.window for spec in self._specs}
-        }
+            if self._is_recorded:
+                self._plans[window].refill(plan)
+            else:
+                self._plans[window] = _DevicePlan(plan, self._device)
 
     def run(
         self, layer: int, query: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor
@@ -308,12 +347,13 @@ class TritonAttention:
         partial_lse = torch.empty(places, dtype=torch.float32, device=query.device)
         group = spec.num_heads // spec.num_kv_heads
         dim_pad = triton.next_power_of_2(spec.head_dim)
-        for tiles, shape in ((plan.small, self._small), (plan.large, self._large)):
-            if not tiles.num_tiles:
+        for kind, shape in enumerate((self._small, self._large)):
+            num_tiles, slots, arguments = plan.tiles(kind)
+            if not num_tiles:
                 continue
             # More than GROUP where a tile takes one token and its heads do not fill the rows.
-            group_pad = max(triton.next_power_of_2(group), shape.rows // tiles.slots)
-            _attend_tiles[(tiles.num_tiles, spec.num_kv_heads)](
+            group_pad = max(triton.next_power_of_2(group), shape.rows // slots)
+            _attend_tiles[(num_tiles, spec.num_kv_heads)](
                 query,
                 k_cache,
                 v_cache,
@@ -322,7 +362,7 @@ class TritonAttention:
                 partial_lse,
                 self._batch.positions,
                 self._batch.page_table,
-                *tiles.arguments,
+                *arguments,
                 spec.scale * 1.4426950408889634,
                 spec.softcap,
                 spec.window,
@@ -335,7 +375,7 @@ class TritonAttention:
                 NUM_HEADS=spec.num_heads,
                 GROUP=group,
                 GROUP_PAD=group_pad,
-                SLOTS=tiles.slots,
+                SLOTS=slots,
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=max(dim_pad, 16),
                 PAGE_SIZE=self._page_size,
@@ -345,13 +385,13 @@ class TritonAttention:
                 num_warps=shape.num_warps,
                 num_stages=shape.num_stages,
             )
-        if plan.num_merges:
-            _merge_partials[(plan.num_merges, spec.num_heads)](
+        num_merges, arguments = plan.merges
+        if num_merges:
+            _merge_partials[(num_merges, spec.num_heads)](
                 partial_out,
                 partial_lse,
                 out,
-                plan.merge_token,
-                plan.merge_start,
+                *arguments,
                 NUM_HEADS=spec.num_heads,
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=dim_pad,

@@ -102,3 +102,18 @@ def test_offers_go_on_when_one_is_taken_or_held() -> None:
             queue.hold(offered, requests[5], 9)
     assert seen == [6, 5, 4, 3, 2, 1]
     assert order(queue) == [5, 2]
+
+
+def test_a_computed_prefix_is_wanted_by_those_that_begin_with_it() -> None:
+    queue = WaitingQueue(10)
+    provider, other = request(1), request(2)
+    other.token_ids = np.array([7, 8, 9, 1, 1], np.int32)
+    queue.add(other)
+    tokens = np.array([7, 8, 9, 5], np.int32)
+    assert queue.wants(provider, tokens, 2)
+    assert not queue.wants(provider, tokens, 3)
+    assert not queue.wants(provider, np.array([6, 8, 9], np.int32), 2)
+    other.namespace = "tenant"
+    assert not queue.wants(provider, tokens, 2)
+    queue.hold(other, provider, 3)
+    assert queue.wants(provider, tokens, 2)

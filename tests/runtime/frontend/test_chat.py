@@ -38,7 +38,8 @@ QWEN = """{%- if messages[0]['role'] != 'system' %}
 {%- for message in messages %}
 {%- if message.role == 'assistant' and loop.last %}
 {{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' + message.content + '<|im_end|>\n' }}
-{%- else %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endif %}
+{%- else %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 
@@ -82,7 +83,7 @@ SYSTEM, USER, ASSISTANT = ("system", "Be brief."), ("user", "Hi there"), ("assis
 
 
 @pytest.mark.parametrize(
-    "source", [LLAMA3, QWEN, GEMMA, CHAT_TEMPLATE], ids="llama3 qwen gemma nano".split()
+    "source", [LLAMA3, QWEN, GEMMA, CHAT_TEMPLATE], ids=["llama3", "qwen", "gemma", "nano"]
 )
 @pytest.mark.parametrize(
     "turns",

@@ -16,8 +16,8 @@ from radixrt.protocol import (
     Chunk,
     Credit,
     Failed,
-    FinishReason,
     Finished,
+    FinishReason,
     Open,
     Part,
     Read,
@@ -228,6 +228,16 @@ def test_without_credit_text_is_merged_into_the_next_chunk(harness: Harness) -> 
     assert len(merged.token_ids) == 2
 
 
+def test_credit_that_comes_before_its_call_begins_counts(harness: Harness) -> None:
+    client = harness.client()
+    client.open(1, text("x"))
+    client.generate(max_tokens=3)
+    call = client.generate(max_tokens=5, stream=True, credit=0, ignore_eos=True)
+    client.send(Credit(call, 2))
+    client.answer(call, Finished)
+    assert sum(isinstance(m, Chunk) for m in client.take()) == 3  # two and the last one
+
+
 def test_n_outputs_share_a_prompt_and_the_branch_goes_on_with_the_first(harness: Harness) -> None:
     client = harness.client()
     client.open(1, text("fox "))
@@ -242,6 +252,7 @@ def test_n_outputs_share_a_prompt_and_the_branch_goes_on_with_the_first(harness:
     client.finish(max_tokens=1)
     ids = prompts(harness)
     assert tuple(ids[-1][len(ids[0]) :]) == finished.outputs[0].token_ids
+    assert len(harness.engine.leases) == 1  # those of the other outputs ended with the call
 
 
 def test_logprobs_carry_their_tokens_texts(harness: Harness) -> None:
