@@ -61,7 +61,7 @@ def idle_counters(backend: rt.Backend, timeout_s: float = 10.0) -> dict[str, Any
 
 
 def token_ids(prompts: Iterable[str]) -> list[list[int]]:
-    """Return the token ids of prompts that are one piece of text each, as the runtime reads them."""
+    """Return the token ids of prompts that are one piece of text each, as the runtime does."""
     tokenizer = Tokenizer(MODEL)
     start = tokenizer.start_ids.tolist()
     return [start + tokenizer.encode(prompt, at_start=True).tolist() for prompt in prompts]

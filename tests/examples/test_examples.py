@@ -15,6 +15,15 @@ import pytest
 import radixrt as rt
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = (
+    "few_shot",
+    "react_agent",
+    "tree_of_thought",
+    "chat",
+    "extract_json",
+    "route",
+    "batch_journal",
+)
 NUM_ITEMS = 12
 Run = Callable[[str], dict[str, Any]]
 
@@ -49,10 +58,9 @@ def run(
     return lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_an_example_fits_on_a_screen(path: Path) -> None:
-    if path.name != "demo.py":
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+@pytest.mark.parametrize("name", [*NAMES, "heldout"])
+def test_an_example_fits_on_a_screen(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 60
 
 
 def test_few_shot_classifies_and_computes_shots_once_a_subject(
@@ -71,7 +79,7 @@ def test_the_agent_solves_problems_with_its_calculator(run: Run) -> None:
     names = run("react_agent")
     assert names["accuracy"] >= 0.9
     assert all(isinstance(state.ret_value, int) for state in names["states"])
-    assert all("Observation: " in state["0"] + state.text() for state in names["states"])
+    assert all("\nObservation: " in state.text() for state in names["states"])
 
 
 @pytest.mark.parametrize(
@@ -92,13 +100,10 @@ def test_the_calculator_refuses_what_is_not_arithmetic(
         import_example("react_agent").calculate(expression)
 
 
-def test_the_vote_of_a_tree_solves_more_than_greedy_steps(
-    backend: rt.Backend, import_example: Callable[[str], ModuleType]
-) -> None:
-    solve = import_example("tree_of_thought").evaluate
-    greedy, _ = solve(backend, count=20, width=1)
-    voted, _ = solve(backend, count=20, width=4)
-    assert voted > greedy
+def test_the_vote_of_a_tree_solves_more_than_greedy_steps(run: Run) -> None:
+    names = run("tree_of_thought")
+    assert names["voted"] > names["greedy"]
+    assert all(state.ret_value[1].startswith("Combine") for state in names["states"])
 
 
 @pytest.mark.parametrize(
@@ -117,13 +122,6 @@ def test_a_step_against_the_rules_leaves_nothing(
     import_example: Callable[[str], ModuleType], step: str, left: list[int] | None
 ) -> None:
     assert import_example("tree_of_thought").left_after(step, [3, 16, 17]) == left
-
-
-def test_the_tree_of_thought_prints_a_solution(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("tree_of_thought")["voted"] >= 0.75
-    assert "Judge: sure" in capsys.readouterr().out
 
 
 def test_the_chat_remembers_facts_over_turns(run: Run) -> None:

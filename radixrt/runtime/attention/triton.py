@@ -253,9 +253,8 @@ def _blank_plan(num_rows: int, parallel: int, small_slots: int, large_slots: int
     """Return a plan as large as that of ``num_rows`` decoding rows usually gets at most."""
 
     def tiles(count: int, slots: int) -> Tiles:
-        members = np.zeros((count, slots), np.int32)
-        spans = [np.zeros(count, np.int32) for _ in range(3)]
-        return Tiles(members, *spans, members)
+        members, spans = np.zeros((count, slots), np.int32), np.zeros(count, np.int32)
+        return Tiles(members, spans, spans, spans, members)
 
     num_small = 2 * num_rows + parallel
     num_large = num_rows + parallel
