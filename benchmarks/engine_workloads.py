@@ -1,9 +1,9 @@
 """The five workloads on the engine in this process: no frontend, no socket.
 
-    python benchmarks/engine_workloads.py MODEL_DIR|llama-3.1-8b [--dummy] [--only tree,batch]
+    python benchmarks/engine_workloads.py MODEL_DIR|llama-3.1-8b [--only tree,batch]
 
-``llama-3.1-8b`` is that model's shape with random weights. Every workload starts with an empty cache;
-the better of two runs (seeds 0 and 100) counts.
+``llama-3.1-8b`` is that model's shape with random weights. Every workload starts with an empty
+cache; the better of two runs (seeds 0 and 100) counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Five workloads in token ids: no tokenizer, the same for every engine, fixed by their seed.
 
-A workload is a function of ``generate(prompts, max_new) -> outputs``; conversations and trees feed an
-engine its own output back. Each returns what it asked for, as counts.
+A workload is a function of ``generate(prompts, max_new) -> outputs``; conversations and trees feed
+an engine its own output back. Each returns what it asked for, as counts.
 """
 
 from __future__ import annotations

@@ -69,6 +69,9 @@ def serve(
     overlap: Annotated[
         int, typer.Option(help="Steps in flight during preparation: 0 or 1; -1 chooses.")
     ] = -1,
+    graphs: Annotated[
+        bool, typer.Option(help="Replay decode steps as recorded graphs (GPU).")
+    ] = True,
     lease_bias_s: Annotated[
         float, typer.Option(help="Seconds an idle branch's pages are preferred.")
     ] = 60.0,

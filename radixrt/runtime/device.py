@@ -150,7 +150,7 @@ class Upload:
     """Arrays as tensors on a device, moved by one copy that nobody waits for.
 
     ``refill`` overwrites them in place, for work that was recorded once and reads the same memory
-    each time. On a CPU the tensors share the arrays' memory.
+    each time.
     """
 
     def __init__(self, arrays: Sequence[NDArray[Any]], device: torch.device) -> None:
@@ -159,6 +159,7 @@ class Upload:
         self._starts = [0, *ends.tolist()]
         self._packed: torch.Tensor | None = None
         if device.type == "cpu":
+            self._arrays = [array.copy() for array in self._arrays]
             self.tensors = [torch.from_numpy(array) for array in self._arrays]
             return
         self._packed = self._pack(self._arrays).to(device, non_blocking=True)
@@ -193,7 +194,12 @@ class Upload:
 
 
 def upload(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
-    """Return the arrays as tensors on the device, moved by one copy that nobody waits for."""
+    """Return the arrays as tensors on the device, moved by one copy that nobody waits for.
+
+    On a CPU the tensors share the arrays' memory.
+    """
+    if device.type == "cpu":
+        return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     return Upload(arrays, device).tensors
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -246,17 +245,6 @@ def test_calls_from_several_threads_do_not_mix(draw: Callable[..., torch.Tensor]
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(compute, range(4)))
-
-
-def test_a_forked_child_computes_and_exits(draw: Callable[..., torch.Tensor]) -> None:
-    kernels = Kernels(torch.Tensor, "best", 2)
-    x, weight = draw(40, 256), draw(1500, 256)
-    expected = kernels.gemm(x, weight)
-    child = os.fork()
-    if child == 0:
-        # No assertion may reach pytest's copy in the child.
-        os._exit(0 if torch.equal(kernels.gemm(x, weight), expected) else 1)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_variants_end_with_generic_and_unknown_ones_are_refused() -> None:

@@ -1,0 +1,43 @@
+"""Two backends for one batch compute what one does for all of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from shared_prefix_batches import random_inputs, shared_prefix_batch
+
+from radixrt.runtime.attention.base import AttentionSpec
+from radixrt.runtime.attention.reference import ReferenceAttention
+from radixrt.runtime.attention.split import SplitAttention
+from radixrt.runtime.batch import ForwardBatch
+
+
+class Recording(ReferenceAttention):
+    """The reference, remembering what it was given."""
+
+    def __init__(self, specs: list[AttentionSpec], page_size: int) -> None:
+        super().__init__(specs, page_size)
+        self.rows = 0
+
+    def plan(self, batch: ForwardBatch) -> None:
+        self.rows = batch.num_rows
+        super().plan(batch)
+
+
+@pytest.mark.parametrize(
+    ("groups", "prefills", "decoding", "prefilling"),
+    [(4, (17, 40), 12, 2), (2, (), 6, 0), (0, (5, 33), 0, 2)],
+)
+def test_decoding_rows_and_prefilling_rows_each_go_to_their_backend(
+    groups: int, prefills: tuple[int, ...], decoding: int, prefilling: int
+) -> None:
+    layer = AttentionSpec(8, 2, 64, 0.125)
+    batch, num_pages = shared_prefix_batch(16, groups=groups, prefills=prefills)
+    inputs = random_inputs(layer, batch, num_pages, 16)
+    whole = ReferenceAttention([layer], 16)
+    whole.plan(batch)
+    decode, prefill = Recording([layer], 16), Recording([layer], 16)
+    split = SplitAttention(decode, prefill)
+    split.plan(batch)
+    torch.testing.assert_close(split.run(0, *inputs), whole.run(0, *inputs))
+    assert (decode.rows, prefill.rows) == (decoding, prefilling)

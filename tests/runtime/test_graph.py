@@ -1,0 +1,85 @@
+"""Recorded decode steps equal steps that are launched one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from radixrt.config import RuntimeConfig
+from radixrt.runtime.assemble import build_loop
+from radixrt.runtime.channel import LocalEngineChannel
+from radixrt.runtime.device import Upload
+from radixrt.runtime.graph import _blank, _pad, graph_sizes
+from radixrt.runtime.wire import Done, FromEngine, Run, Step, TokenSampling, pack_ids
+
+
+@pytest.mark.parametrize("most", [1, 3, 8, 100, 256, 1000])
+def test_every_batch_size_has_a_graph_that_is_not_much_larger(most: int) -> None:
+    sizes = graph_sizes(most)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == most
+    for rows in range(1, most + 1):
+        size = next(size for size in sizes if size >= rows)
+        assert size - rows <= max(8, rows // 4)
+
+
+def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
+    host = _blank(3, 5)._replace(
+        input_ids=np.array([7, 8, 9]),
+        positions=np.array([4, 5, 6]),
+        kv_slots=np.array([20, 37, 54]),
+        kv_lens=np.array([5, 6, 7], np.int32),
+        page_table=np.array([[1, 0], [2, 0], [3, 0]], np.int32),
+    )
+    padded = _pad(host, 8, 5)
+    assert padded.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
+    assert padded.page_table[:3, :2].tolist() == host.page_table.tolist()
+    assert not padded.page_table[3:].any()
+    assert not padded.page_table[:, 2:].any()
+    assert padded.kv_lens.tolist() == [5, 6, 7, 1, 1, 1, 1, 1]
+
+
+def test_an_upload_is_overwritten_in_place() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    first = [np.arange(6, dtype=np.int64), np.arange(12, dtype=np.int32).reshape(4, 3)]
+    upload = Upload([array.copy() for array in first], device)
+    seen = upload.tensors
+    assert [tensor.tolist() for tensor in seen] == [array.tolist() for array in first]
+    upload.refill([np.array([9, 8]), np.full((2, 3), 5, np.int32)])
+    assert seen[0][:2].tolist() == [9, 8]
+    assert seen[1][:2].tolist() == [[5, 5, 5], [5, 5, 5]]
+    with pytest.raises(AssertionError):
+        upload.refill([np.arange(7), np.zeros((1, 3), np.int32)])
+
+
+def generate(graphs: bool) -> dict[int, list[int]]:
+    """Return what 20 requests of the shipped model generate on the GPU."""
+    outputs: dict[int, list[int]] = {call: [] for call in range(20)}
+    unfinished = set(outputs)
+
+    def take(messages: list[FromEngine]) -> None:
+        for message in messages:
+            if isinstance(message, Step):
+                for sampled in message.sampled:
+                    outputs[sampled.id] += sampled.token_ids
+            elif isinstance(message, Done):
+                unfinished.discard(message.id)
+
+    channel = LocalEngineChannel(take)
+    config = RuntimeConfig(device="cuda", dtype="float32", memory="4GiB", graphs=graphs)
+    loop = build_loop(config, channel)
+    assert (loop.engine.graphs is not None) is graphs
+    sampling = TokenSampling(32, 0, 0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, (), 0, ())
+    common = list(range(100, 180))
+    prompts = [np.array([*common, 200 + call], np.int32) for call in outputs]
+    channel.put([Run(call, call, pack_ids(prompts[call]), sampling) for call in outputs])
+    while unfinished:
+        loop.step()
+    return outputs
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replayed_steps_generate_what_launched_steps_generate() -> None:
+    assert generate(graphs=True) == generate(graphs=False)
