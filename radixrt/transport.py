@@ -395,6 +395,8 @@ class _DealerLoop:
         elif isinstance(message, Goodbye):
             self._ping_interval_s = None
             self._unanswered.clear()
+            # The runtime waits for this before it closes the connection, so nothing is lost.
+            self._outbox.append((time.monotonic(), [encode(Goodbye())]))
         self._welcome_due = None
         return True
 

@@ -220,7 +220,13 @@ class Frontend:
 
     @property
     def num_clients(self) -> int:
+        """Clients with an open session."""
         return len(self._sessions)
+
+    @property
+    def client_ids(self) -> set[bytes]:
+        """Who has an open session."""
+        return set(self._sessions)
 
     @property
     def next_deadline(self) -> float | None:

@@ -14,7 +14,7 @@ import zmq
 
 from radixrt.config import RuntimeConfig
 from radixrt.errors import EngineFault, ProtocolError
-from radixrt.protocol import Message, ToClient, decode, encode
+from radixrt.protocol import Goodbye, Message, ToClient, decode, encode
 from radixrt.runtime.channel import has_message
 from radixrt.runtime.chat import ChatFormat, load_chat_format
 from radixrt.runtime.endpoints import (
@@ -32,6 +32,9 @@ from radixrt.runtime.wire import EngineFailed, FromEngine, Progress, Ready
 
 TICK_S = 0.1
 """How often the loop looks at deadlines, the engine's process and signals at least."""
+
+FAREWELL_S = 1.0
+"""How long a runtime that ends waits for its clients to have read everything."""
 
 _MAX_MESSAGES_A_ROUND = 256
 """Messages of clients handled before the engine's are looked at again."""
@@ -117,8 +120,25 @@ class Server:
             self._announce(ready, chat, clients.endpoint)
             self._serve()
         finally:
+            client_ids = self._frontend.client_ids
             self._frontend.close("the runtime is shutting down")
+            self._await_farewells(client_ids)
             clients.close()
+
+    def _await_farewells(self, client_ids: set[bytes]) -> None:
+        """Keep the clients' socket open until each of them has answered the goodbye.
+
+        A client that writes to a closed connection loses what it has not read yet, its last
+        replies among it. Bounded by ``FAREWELL_S``; a second stop signal skips it.
+        """
+        until = time.monotonic() + FAREWELL_S
+        while client_ids and self._num_stop_signals < 2:
+            left_s = until - time.monotonic()
+            if left_s <= 0 or not self._router.poll(int(left_s * 1000) + 1):
+                return
+            client_id, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            if any(isinstance(_decoded(frame), Goodbye) for frame in frames):
+                client_ids.discard(client_id)
 
     def _serve(self) -> None:
         drain_until: float | None = None

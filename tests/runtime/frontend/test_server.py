@@ -136,7 +136,9 @@ def test_a_runtime_drains_when_it_is_told_to_end(model_directory: Path, tmp_path
         assert any(isinstance(m, Finished) for m in got)
         try:
             transport.send(late)
-            got += receive_until(transport, lambda got: any(isinstance(m, Goodbye) for m in got))
+            if not any(isinstance(m, Goodbye) for m in got):
+                said = receive_until(transport, lambda g: any(isinstance(m, Goodbye) for m in g))
+                got += said
         except TransportError:
             pass
         assert not any(isinstance(m, Finished) and m.call == 2 for m in got)
