@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import subprocess
 import sys
@@ -142,7 +143,10 @@ def run_engine(endpoint: str) -> int:
     try:
         # By name: this file belongs to the frontend's process too, which has no torch.
         assemble = importlib.import_module("radixrt.runtime.assemble")
-        assemble.build_loop(config, channel).run()
+        loop = assemble.build_loop(config, channel)
+        # What exists now stays; a full collection need not walk it again and again.
+        gc.freeze()
+        loop.run()
     except Exception as error:
         channel.send([EngineFailed(None, "engine_fault", f"{type(error).__name__}: {error}")])
         raise
