@@ -6,6 +6,7 @@ where FA3's reaches 0.85, and paged prefill by FA3 at 535 TFLOP/s where FA2's re
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ WORKSPACE_BYTES = 256 << 20
 """FlashInfer's scratch memory for the partial results of long rows; one for each backend."""
 
 
-class _FlashInfer:
+class _FlashInfer(ABC):
     """What decode and prefill have in common: a wrapper (and a plan) for each distinct layer spec,
     and FlashInfer's form of a page table."""
 
@@ -46,8 +47,9 @@ class _FlashInfer:
         workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
         self._wrappers = {spec: self._wrapper(workspace, device) for spec in set(specs)}
 
+    @abstractmethod
     def _wrapper(self, workspace: torch.Tensor, device: torch.device) -> Any:
-        raise NotImplementedError
+        """Return FlashInfer's object for one layer spec."""
 
     def _shape(self, spec: AttentionSpec) -> tuple[int, int, int, int]:
         return spec.num_heads, spec.num_kv_heads, spec.head_dim, self._page_size
