@@ -32,6 +32,7 @@ from radixrt.protocol import (  # noqa: E402
     Hello,
     Open,
     Part,
+    Ping,
     Reply,
     Sampling,
     Stats,
@@ -80,6 +81,7 @@ def measure(options: argparse.Namespace) -> None:
                 f"{'prompt':>8} {'calls':>6}   {'first token':>16} {'engine':>16} {'beyond it':>16}"
             )
             print(f"{'words':>8} {'':>6}   " + f"{'median p95 ms':>16} " * 3)
+            measure_pings(transport, options.calls)
             overheads = []
             for words in options.prompt_words:
                 overheads += measure_one(transport, words, options)
@@ -93,6 +95,17 @@ def measure(options: argparse.Namespace) -> None:
         finally:
             process.terminate()
             process.wait(20)
+
+
+def measure_pings(transport: ZmqTransport, count: int) -> None:
+    """Print the time of a ping: the same four hops, to an engine that has nothing to do."""
+    took = []
+    for seq in range(1, count + 1):
+        began = time.monotonic()
+        transport.send([Ping(seq)])
+        transport.receive(10.0)
+        took.append(time.monotonic() - began)
+    print(f"    ping  {count:>5}  {_ms(took):>17}")
 
 
 def measure_one(transport: ZmqTransport, words: int, options: argparse.Namespace) -> list[float]:

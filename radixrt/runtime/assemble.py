@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RECORDABLE = ("auto", "grouped", "triton")
-"""Values of ``attention`` whose decode is a kernel of ours, which a graph can record."""
-
 MORE_LOGITS_ROWS = 64
 """Wanted logits of a step beyond one a running request, for scoring."""
 
@@ -131,7 +128,7 @@ def _assemble(
         namespace=_namespace(config, model),
         grammars=_grammars(config, model.config),
     )
-    graphs = _record_graphs(config, model, pool, slots, device)
+    graphs = _record_graphs(config, model, pool, attention, slots, device)
     engine = Engine(model, pool, attention, ops, slots, device, graphs)
     return EngineLoop(
         engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
@@ -140,15 +137,19 @@ def _assemble(
 
 @torch.inference_mode()
 def _record_graphs(
-    config: RuntimeConfig, model: CausalLM, pool: KvPool, slots: SlotTable, device: torch.device
+    config: RuntimeConfig,
+    model: CausalLM,
+    pool: KvPool,
+    attention: AttentionBackend,
+    slots: SlotTable,
+    device: torch.device,
 ) -> DecodeGraphs | None:
-    """Return graphs of decode steps where the device and the kernels at hand can record them."""
-    if device.type != "cuda" or not config.graphs or config.attention not in _RECORDABLE:
+    """Return graphs of decode steps on a device where decode is the kernel of ours, which a graph
+    can record."""
+    if device.type != "cuda" or not config.graphs or not attention.name.startswith("triton"):
         return None
-    try:
-        from radixrt.runtime.attention.triton import PlanTooLarge, TritonAttention
-    except ImportError:
-        return None
+    from radixrt.runtime.attention.triton import PlanTooLarge, TritonAttention
+
     specs = model.config.attention
     return DecodeGraphs(
         lambda batch, attention: model.forward(batch, pool.k, pool.v, attention),

@@ -49,8 +49,3 @@ class ForwardBatch:
     def num_rows(self) -> int:
         """Rows of the batch."""
         return len(self.kv_lens_host)
-
-    @property
-    def is_decode(self) -> bool:
-        """Whether every row has exactly one new token."""
-        return self.num_tokens == self.num_rows

@@ -22,8 +22,6 @@ DTYPES = {
 _TORCH_TYPES = {
     "int32": torch.int32,
     "int64": torch.int64,
-    "float32": torch.float32,
-    "bool": torch.bool,
 }
 """Types that ``upload`` moves, by numpy's names."""
 
