@@ -70,7 +70,6 @@ def decode_batch(groups: int, width: int, common: int, shared: int, own: int) ->
             kv_slots=zeros,
             query_start=torch.from_numpy(query_start).to(device),
             kv_lens=torch.from_numpy(kv_lens).to(device),
-            page_table=torch.from_numpy(table).to(device),
             logits_rows=zeros,
             query_start_host=query_start,
             kv_lens_host=kv_lens,

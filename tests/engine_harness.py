@@ -272,7 +272,6 @@ def brute_force_logprobs(model: CausalLM, token_ids: Sequence[int], page_size: i
         kv_slots=positions + page_size,
         query_start=torch.tensor([0, n], dtype=torch.int32),
         kv_lens=torch.tensor([n], dtype=torch.int32),
-        page_table=torch.from_numpy(table),
         logits_rows=positions,
         query_start_host=np.array([0, n], np.int32),
         kv_lens_host=np.array([n], np.int32),

@@ -47,7 +47,6 @@ def make_batch(
         kv_slots=put(np.concatenate(slots), torch.int64),
         query_start=put(query_start, torch.int32),
         kv_lens=put(lens, torch.int32),
-        page_table=put(table, torch.int32),
         logits_rows=put(wanted, torch.int64),
         query_start_host=query_start,
         kv_lens_host=lens,

@@ -80,7 +80,7 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     limits = Limits(config.max_step_tokens, config.max_running + MORE_LOGITS_ROWS)
 
     progress("profile", f"{limits.max_step_tokens} tokens, {config.max_running} running")
-    worst = WorstSteps(model, attention, config, limits, device, dtype)
+    worst = WorstSteps(model, attention, ops, config, limits, device, dtype)
     worst.warm_up()
     memory = plan_memory(
         config,
@@ -128,8 +128,9 @@ def _assemble(
         namespace=_namespace(config, model),
         grammars=_grammars(config, model.config),
     )
-    graphs = _record_graphs(config, model, pool, attention, slots, device)
-    engine = Engine(model, pool, attention, ops, slots, device, graphs)
+    last_ids = torch.zeros(config.max_running, dtype=torch.int64, device=device)
+    graphs = _record_graphs(config, model, pool, attention, slots, last_ids)
+    engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids)
     return EngineLoop(
         engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
     )
@@ -142,23 +143,22 @@ def _record_graphs(
     pool: KvPool,
     attention: AttentionBackend,
     slots: SlotTable,
-    device: torch.device,
+    last_ids: torch.Tensor,
 ) -> DecodeGraphs | None:
     """Return graphs of decode steps on a device where decode is the kernel of ours, which a graph
     can record."""
+    device = last_ids.device
     if device.type != "cuda" or not config.graphs or not attention.name.startswith("triton"):
         return None
-    from radixrt.runtime.attention.triton import PlanTooLarge, TritonAttention
+    from radixrt.runtime.attention.triton import TritonAttention
 
-    specs = model.config.attention
     return DecodeGraphs(
         lambda batch, attention: model.forward(batch, pool.k, pool.v, attention),
-        lambda rows: TritonAttention(specs, config.page_size, device, recorded_rows=rows),
-        PlanTooLarge,
+        TritonAttention(model.config.attention, config.page_size, device),
         config.max_running,
         slots.pages.shape[1],
-        model.config.vocab_size,
-        device,
+        pool.k.shape[1],
+        last_ids,
     )
 
 

@@ -22,11 +22,11 @@ class ForwardBatch:
     * ``kv_slots`` int64 [T]: where the token's K and V go (``page * page_size + offset``)
     * ``query_start`` int32 [B+1]: offsets of the rows in T
     * ``kv_lens`` int32 [B]: tokens of the row after this step, the new ones included
-    * ``page_table`` int32 [B, M]: pages of row i in order; entries past its length are 0, a page
-      that belongs to nobody
     * ``logits_rows`` int64 [R]: the tokens (indices into T) whose logits are wanted
 
-    ``*_host`` are the same values as numpy arrays, for planning without a device read-back.
+    ``*_host`` are the same values as numpy arrays, for planning without a device read-back, and
+    ``page_table_host`` int32 [B, M] the pages of row i in order; entries past its length are 0, a
+    page that belongs to nobody. A backend sends to the device what it needs of them.
     """
 
     input_ids: torch.Tensor
@@ -34,7 +34,6 @@ class ForwardBatch:
     kv_slots: torch.Tensor
     query_start: torch.Tensor
     kv_lens: torch.Tensor
-    page_table: torch.Tensor
     logits_rows: torch.Tensor
     query_start_host: Int32
     kv_lens_host: Int32

@@ -1,8 +1,12 @@
-"""From a plan to the arrays of a forward pass."""
+"""From a plan to the arrays of a step: those of its forward pass and those of its sampling.
+
+Everything a step needs to know is known when it is planned, and goes to the device in one copy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,25 +16,70 @@ from numpy.typing import NDArray
 from radixrt.runtime.batch import ForwardBatch, Int32
 from radixrt.runtime.device import upload
 from radixrt.runtime.plan import Plan
+from radixrt.runtime.sampler import SamplingRows, uniforms
 from radixrt.runtime.slots import PLACEHOLDER, SlotTable
 
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
 
-class HostBatch(NamedTuple):
-    """The arrays of a ``ForwardBatch`` on the host; ``unknown`` are the tokens that a step in
-    flight is still sampling, in slots ``unknown_slots``."""
 
-    input_ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    kv_slots: NDArray[np.int64]
+class StepArrays(NamedTuple):
+    """What goes to the device: T tokens of B rows, R wanted logits, K rows that sample.
+
+    * ``input_ids`` [T], negative where a step in flight still samples the token; it is then what
+      slot ``token_slots`` [T] sampled last
+    * ``positions``, ``kv_slots`` [T], ``query_start`` [B+1], ``kv_lens`` [B], ``logits_rows`` [R]
+      as in ``ForwardBatch``
+    * ``sample_slots`` [K]: who samples; ``sample_logits`` [K]: with which of the wanted logits;
+      the others [K] as in ``SamplingRows``
+    """
+
+    input_ids: Int64
+    token_slots: Int64
+    positions: Int64
+    kv_slots: Int64
     query_start: Int32
     kv_lens: Int32
+    logits_rows: Int64
+    sample_slots: Int64
+    sample_logits: Int64
+    temperature: Float32
+    top_p: Float32
+    top_k: Int32
+    min_p: Float32
+    uniform: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """A step on the host: its arrays, the rows' pages int32 [B, M], and how it samples."""
+
+    arrays: StepArrays
     page_table: Int32
-    logits_rows: NDArray[np.int64]
-    unknown: NDArray[np.int64]
-    unknown_slots: NDArray[np.int64]
+    is_random: bool
+    has_filter: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the step."""
+        return len(self.arrays.kv_lens)
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether every row has one token, and its logits are wanted."""
+        arrays = self.arrays
+        return len(arrays.input_ids) == self.num_rows == len(arrays.logits_rows)
 
 
-def host_batch(plan: Plan, slots: SlotTable) -> HostBatch:
+class DeviceSampling(NamedTuple):
+    """How a step samples, on the device. ``logits`` is None when all wanted logits do, in order."""
+
+    rows: SamplingRows
+    slots: torch.Tensor
+    logits: torch.Tensor | None
+
+
+def host_step(plan: Plan, slots: SlotTable) -> HostStep:
     """Return the arrays of a plan with at least one row."""
     rows, starts, ends = plan.slots, plan.starts, plan.ends
     lens = ends - starts
@@ -38,59 +87,76 @@ def host_batch(plan: Plan, slots: SlotTable) -> HostBatch:
     np.cumsum(lens, out=query_start[1:])
     num_tokens = int(query_start[-1])
     if num_tokens == len(rows):
-        row_slots, positions = rows, starts
+        token_slots, positions = rows, starts
     else:
-        row_slots = np.repeat(rows, lens)
+        token_slots = np.repeat(rows, lens)
         positions = np.arange(num_tokens, dtype=np.int32)
         positions += np.repeat(starts - query_start[:-1], lens)
-    input_ids = slots.tokens[row_slots, positions].astype(np.int64)
+    input_ids = slots.tokens[token_slots, positions].astype(np.int64)
     page_size = slots.page_size
-    kv_slots = slots.pages[row_slots, positions // page_size].astype(np.int64) * page_size
+    kv_slots = slots.pages[token_slots, positions // page_size].astype(np.int64) * page_size
     kv_slots += positions % page_size
-    page_table = slots.pages[rows, : -(-int(ends.max()) // page_size)]
-    unknown = np.flatnonzero(input_ids == PLACEHOLDER)
-    return HostBatch(
-        input_ids,
-        positions.astype(np.int64),
-        kv_slots,
-        query_start,
-        ends,
-        page_table,
-        plan.logits_at,
-        unknown,
-        row_slots[unknown].astype(np.int64),
+    chosen = plan.slots[plan.sample_rows]
+    temperature = slots.temperature[chosen]
+    top_p, top_k, min_p = slots.top_p[chosen], slots.top_k[chosen], slots.min_p[chosen]
+    filtered = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
+    return HostStep(
+        StepArrays(
+            input_ids=input_ids,
+            token_slots=token_slots.astype(np.int64),
+            positions=positions.astype(np.int64),
+            kv_slots=kv_slots,
+            query_start=query_start,
+            kv_lens=ends,
+            logits_rows=plan.logits_at,
+            sample_slots=chosen.astype(np.int64),
+            sample_logits=plan.sample_logits,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            uniform=uniforms(slots.seed[chosen], plan.ends[plan.sample_rows]),
+        ),
+        page_table=slots.pages[rows, : -(-int(ends.max()) // page_size)],
+        is_random=bool((temperature > 0).any()),
+        has_filter=bool(filtered.any()),
     )
 
 
 def device_batch(
-    host: HostBatch, tensors: Sequence[torch.Tensor], last_ids: torch.Tensor
+    host: HostStep, tensors: Sequence[torch.Tensor], last_ids: torch.Tensor
 ) -> ForwardBatch:
-    """Return the batch whose arrays are on the device as ``tensors``, in the order of ``host``.
-
-    ``last_ids`` int64 [S] holds, on the device, the token each slot sampled last; it stands in for
-    tokens that the host does not know yet.
-    """
-    input_ids, positions, kv_slots, query_start, kv_lens, page_table, logits_rows = tensors[:7]
-    if num_unknown := len(host.unknown):
-        at, of_slots = (tensor[:num_unknown] for tensor in tensors[7:])
-        input_ids[at] = last_ids[of_slots]
+    """Return the batch whose arrays are on the device as ``tensors``, in the order of
+    ``StepArrays``; ``last_ids`` int64 [S] holds there the token each slot sampled last."""
+    input_ids, token_slots, positions, kv_slots, query_start, kv_lens, logits_rows = tensors[:7]
+    if bool((host.arrays.input_ids == PLACEHOLDER).any()):
+        input_ids = torch.where(input_ids < 0, last_ids[token_slots], input_ids)
     return ForwardBatch(
         input_ids=input_ids,
         positions=positions,
         kv_slots=kv_slots,
         query_start=query_start,
         kv_lens=kv_lens,
-        page_table=page_table,
         logits_rows=logits_rows,
-        query_start_host=host.query_start,
-        kv_lens_host=host.kv_lens,
+        query_start_host=host.arrays.query_start,
+        kv_lens_host=host.arrays.kv_lens,
         page_table_host=host.page_table,
     )
+
+
+def device_sampling(host: HostStep, tensors: Sequence[torch.Tensor]) -> DeviceSampling:
+    """Return how the step samples; ``tensors`` as for ``device_batch``, possibly of more rows."""
+    num = len(host.arrays.sample_slots)
+    slots, logits, temperature, top_p, top_k, min_p, uniform = (
+        tensor[:num] for tensor in tensors[7:14]
+    )
+    rows = SamplingRows(temperature, top_p, top_k, min_p, uniform, host.is_random, host.has_filter)
+    return DeviceSampling(rows, slots, None if num == len(host.arrays.logits_rows) else logits)
 
 
 def build_batch(
     plan: Plan, slots: SlotTable, last_ids: torch.Tensor, device: torch.device
 ) -> ForwardBatch:
     """Return the batch of a plan with at least one row; ``last_ids`` as for ``device_batch``."""
-    host = host_batch(plan, slots)
-    return device_batch(host, upload(host, device), last_ids)
+    host = host_step(plan, slots)
+    return device_batch(host, upload(host.arrays, device), last_ids)

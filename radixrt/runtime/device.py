@@ -20,6 +20,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 _TORCH_TYPES = {
+    "float32": torch.float32,
     "int32": torch.int32,
     "int64": torch.int64,
 }
@@ -144,51 +145,36 @@ def release_unused(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-class Upload:
-    """Arrays as tensors on a device, moved by one copy that nobody waits for.
+class _Packing:
+    """Arrays one after the other in one block of bytes, each at a multiple of 16."""
 
-    ``refill`` overwrites them in place, for work that was recorded once and reads the same memory
-    each time.
-    """
+    def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
+        self.arrays = [np.ascontiguousarray(array) for array in arrays]
+        ends = np.cumsum([-(-array.nbytes // 16) * 16 for array in self.arrays])
+        self.starts = [0, *ends.tolist()]
 
-    def __init__(self, arrays: Sequence[NDArray[Any]], device: torch.device) -> None:
-        self._arrays = [np.ascontiguousarray(array) for array in arrays]
-        ends = np.cumsum([-(-array.nbytes // 16) * 16 for array in self._arrays])
-        self._starts = [0, *ends.tolist()]
-        self._packed: torch.Tensor | None = None
-        if device.type == "cpu":
-            self._arrays = [array.copy() for array in self._arrays]
-            self.tensors = [torch.from_numpy(array) for array in self._arrays]
-            return
-        self._packed = self._pack(self._arrays).to(device, non_blocking=True)
-        self.tensors = [
-            self._packed[start : start + array.nbytes]
-            .view(_TORCH_TYPES[array.dtype.name])
-            .view(array.shape)
-            for array, start in zip(self._arrays, self._starts, strict=False)
-        ]
+    def pack(self, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
+        """Return the bytes of ``arrays``, each at its place, up to the end of the last one.
 
-    def refill(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Overwrite with arrays of the same types and shapes, or of fewer rows (the rest of the
-        rows is then undefined)."""
-        for new, old in zip(arrays, self._arrays, strict=True):
-            assert new.dtype == old.dtype, (new.dtype, old.dtype)
-            assert new.shape[1:] == old.shape[1:], (new.shape, old.shape)
-            assert len(new) <= len(old), (new.shape, old.shape)
-        if self._packed is not None:
-            self._packed.copy_(self._pack(arrays), non_blocking=True)
-            return
-        for new, old in zip(arrays, self._arrays, strict=True):
-            old[: len(new)] = new
-
-    def _pack(self, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
-        # A pinned block is reused only after its copy: torch's allocator of host memory sees to it.
-        packed = torch.empty(self._starts[-1], dtype=torch.uint8, pin_memory=True)
+        The block is pinned, and reused only after its copy: torch's allocator of host memory sees
+        to that.
+        """
+        num_bytes = self.starts[-2] + arrays[-1].nbytes
+        packed = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
         host = packed.numpy()
-        for array, start in zip(arrays, self._starts, strict=False):
+        for array, start in zip(arrays, self.starts, strict=False):
             flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             host[start : start + array.nbytes] = flat
         return packed
+
+    def views(self, packed: torch.Tensor) -> list[torch.Tensor]:
+        """Return the arrays as tensors over the block on the device."""
+        return [
+            packed[start : start + array.nbytes]
+            .view(_TORCH_TYPES[array.dtype.name])
+            .view(array.shape)
+            for array, start in zip(self.arrays, self.starts, strict=False)
+        ]
 
 
 def upload(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
@@ -198,23 +184,73 @@ def upload(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[torch.T
     """
     if device.type == "cpu":
         return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-    return Upload(arrays, device).tensors
+    packing = _Packing(arrays)
+    return packing.views(packing.pack(packing.arrays).to(device, non_blocking=True))
+
+
+class FixedUpload:
+    """Arrays as tensors on a CUDA device whose memory stays in place, for recorded work.
+
+    ``refill`` sends new contents over a stream of their own while earlier work still runs; only a
+    short copy on the device waits its turn.
+    """
+
+    def __init__(
+        self, arrays: Sequence[NDArray[Any]], stream: torch.cuda.Stream, device: torch.device
+    ) -> None:
+        self._packing = _Packing(arrays)
+        num_bytes = self._packing.starts[-1]
+        self._fixed = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self._arriving = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self._stream = stream
+        self._taken = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._taken.record()
+        self.tensors = self._packing.views(self._fixed)
+        self._fixed[: self._packing.starts[-1]].copy_(
+            self._packing.pack(self._packing.arrays), non_blocking=True
+        )
+
+    def refill(self, arrays: Sequence[NDArray[Any]]) -> bool:
+        """Overwrite with arrays of the same types and row shapes, the rest of the rows is then
+        undefined; False, and nothing changed, when one of them has more rows."""
+        for new, old in zip(arrays, self._packing.arrays, strict=True):
+            assert new.dtype == old.dtype, (new.dtype, old.dtype)
+            assert new.shape[1:] == old.shape[1:], (new.shape, old.shape)
+            if len(new) > len(old):
+                return False
+        packed = self._packing.pack(arrays)
+        num_bytes = len(packed)
+        with torch.cuda.stream(self._stream):
+            self._taken.wait(self._stream)
+            self._arriving[:num_bytes].copy_(packed, non_blocking=True)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        self._fixed[:num_bytes].copy_(self._arriving[:num_bytes], non_blocking=True)
+        self._taken.record()
+        return True
+
+
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return a stream of its own for copies to a CUDA device."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Readback:
-    """A tensor on its way to the host; later work on the device does not delay it."""
+    """Tensors on their way to the host; later work on the device does not delay them."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, *tensors: torch.Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
-        self._host = tensor
-        if tensor.device.type == "cuda":
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
+        self._host = tensors
+        if tensors[0].device.type == "cuda":
+            self._host = tuple(
+                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors
+            )
+            for host, tensor in zip(self._host, tensors, strict=True):
+                host.copy_(tensor, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
-    def wait(self) -> torch.Tensor:
-        """Return the tensor on the host once it is there."""
+    def wait(self) -> tuple[torch.Tensor, ...]:
+        """Return the tensors on the host once they are there."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host
@@ -229,8 +265,7 @@ class CapturedGraph:
 
     def __init__(self, launch: Callable[[], torch.Tensor], pool: Any = None) -> None:
         # Outside of the capture first: libraries allocate and compile when they are first used.
-        for _ in range(2):
-            launch()
+        launch()
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
@@ -253,6 +288,22 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({size})"
     return f"CPU, {torch.get_num_threads()} threads ({size})"
+
+
+def num_processors(device: torch.device) -> int:
+    """Return how many multiprocessors a CUDA device has; 64 for a CPU that interprets kernels."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).multi_processor_count)
+    return 64
+
+
+def has_dependent_launch(device: torch.device) -> bool:
+    """Whether a kernel can start while the one before it ends: NVIDIA's Hopper and later."""
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device)[0] >= 9
+    )
 
 
 def num_cores(cgroup: Path = CGROUP) -> int:

@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.builder import device_batch, host_batch
+from radixrt.runtime.builder import DeviceSampling, device_batch, device_sampling, host_step
 from radixrt.runtime.device import Readback, upload
 from radixrt.runtime.grammar.masks import Masks
 from radixrt.runtime.graph import DecodeGraphs
 from radixrt.runtime.kv import KvPool
 from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
-from radixrt.runtime.sampler import SamplingRows, edit_row, logprobs_of, sample, uniforms
+from radixrt.runtime.sampler import (
+    LogitEdits,
+    apply_edits,
+    concatenate_edits,
+    edits_of,
+    logprobs_of,
+)
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
 
@@ -33,7 +39,7 @@ class Model(Protocol):
         v_cache: torch.Tensor,
         attention: AttentionBackend,
     ) -> torch.Tensor:
-        """Return f32 logits [R, vocab_size] of the batch's wanted rows."""
+        """Return logits [R, vocab_size] of the batch's wanted rows, f32 or the model's dtype."""
         ...
 
 
@@ -46,14 +52,19 @@ class StepInFlight:
 
     plan: Plan
     logits: torch.Tensor
+    sampling: DeviceSampling
     token_ids: Readback | None = None
     logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    logprobs: Readback | None = None
     scored: Scored | None = None
 
 
 class Engine:
-    """Runs plans. Device work is queued in the order of the calls; ``read`` alone waits for it."""
+    """Runs plans. Device work is queued in the order of the calls; ``read`` alone waits for it.
+
+    ``last_ids`` int64 [num_slots] is the memory for what each slot sampled last, which recorded
+    graphs read.
+    """
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class Engine:
         slots: SlotTable,
         device: torch.device,
         graphs: DecodeGraphs | None = None,
+        last_ids: torch.Tensor | None = None,
     ) -> None:
         self.model = model
         self.pool = pool
@@ -72,19 +84,23 @@ class Engine:
         self.slots = slots
         self.device = device
         self.graphs = graphs
-        self._last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
+        if last_ids is None:
+            last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
+        self._last_ids = last_ids
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
         """Copy the plan's pages and start its forward."""
         self.copy_pages(plan.copies)
-        host = host_batch(plan, self.slots)
-        logits = self.graphs.run(host, self._last_ids) if self.graphs else None
-        if logits is None:
-            batch = device_batch(host, upload(host, self.device), self._last_ids)
-            self.attention.plan(batch)
-            logits = self.model.forward(batch, self.pool.k, self.pool.v, self.attention)
-        return StepInFlight(plan, logits)
+        host = host_step(plan, self.slots)
+        replayed = self.graphs.run(host) if self.graphs else None
+        if replayed is not None:
+            return StepInFlight(plan, *replayed)
+        tensors = upload(host.arrays, self.device)
+        batch = device_batch(host, tensors, self._last_ids)
+        self.attention.plan(batch)
+        logits = self.model.forward(batch, self.pool.k, self.pool.v, self.attention)
+        return StepInFlight(plan, logits, device_sampling(host, tensors))
 
     def copy_pages(self, copies: list[PageCopy]) -> None:
         """Copy pages of the pool, in order."""
@@ -100,43 +116,31 @@ class Engine:
         if len(plan.sample_rows) == 0:
             return
         chosen = plan.slots[plan.sample_rows]
-        positions = plan.ends[plan.sample_rows]
         logits = step.logits
-        if len(plan.sample_logits) != len(logits):
-            logits = logits[self._index(plan.sample_logits)]
+        if step.sampling.logits is not None:
+            logits = logits[step.sampling.logits]
         step.logprob_rows = np.flatnonzero(slots.wants_logprobs[chosen])
-        unmodified = logits
-        if len(step.logprob_rows):
-            unmodified = logits[self._index(step.logprob_rows)]
-        self._edit(logits, plan, chosen)
+        at = self._index(step.logprob_rows) if len(step.logprob_rows) else None
+        unmodified = logits if at is None else logits[at]
+        logits = self._edit(logits, plan, chosen)
         if masks is not None:
             self._mask(logits, masks)
-        ids = sample(
-            logits,
-            SamplingRows(
-                temperature=slots.temperature[chosen],
-                top_p=slots.top_p[chosen],
-                top_k=slots.top_k[chosen],
-                min_p=slots.min_p[chosen],
-                uniform=uniforms(slots.seed[chosen], positions),
-            ),
-        )
-        self._last_ids[self._index(chosen.astype(np.int64))] = ids
+        ids = self.ops.sample(logits, step.sampling.rows)
+        self._last_ids[step.sampling.slots] = ids
         step.token_ids = Readback(ids)
-        if len(step.logprob_rows):
+        if at is not None:
             top_n = max(
                 plan.requests[plan.sample_rows[row]].sampling.top_logprobs_num
                 for row in step.logprob_rows.tolist()
             )
-            picked = ids[self._index(step.logprob_rows)]
-            step.logprobs = logprobs_of(unmodified, picked, top_n)
+            step.logprobs = Readback(*logprobs_of(unmodified, ids[at], top_n))
 
     def read(self, step: StepInFlight) -> StepResult:
         """Wait for a sampled step and return its results."""
-        token_ids = [] if step.token_ids is None else step.token_ids.wait().tolist()
+        token_ids = [] if step.token_ids is None else step.token_ids.wait()[0].tolist()
         logprobs: dict[int, SampledLogprob] = {}
         if step.logprobs is not None:
-            chosen, ids, values = (tensor.tolist() for tensor in step.logprobs)
+            chosen, ids, values = (tensor.tolist() for tensor in step.logprobs.wait())
             for index, row in enumerate(step.logprob_rows.tolist()):
                 top_n = step.plan.requests[step.plan.sample_rows[row]].sampling.top_logprobs_num
                 logprobs[row] = SampledLogprob(
@@ -147,18 +151,34 @@ class Engine:
             step.scored.read(step.plan.scores, result)
         return result
 
-    def _edit(self, logits: torch.Tensor, plan: Plan, chosen: NDArray[np.int32]) -> None:
+    def _edit(self, logits: torch.Tensor, plan: Plan, chosen: NDArray[np.int32]) -> torch.Tensor:
+        """Return the logits with penalties and biases applied, in f32 where there are any."""
+        edits: list[LogitEdits] = []
         for index in np.flatnonzero(self.slots.edits_logits[chosen]).tolist():
             row = int(plan.sample_rows[index])
             request = plan.requests[row]
             if request.reason is None:
-                edit_row(
-                    logits[index],
-                    request.sampling,
-                    self.slots.tokens[request.slot, : plan.ends[row]],
-                    request.prompt_len,
-                    keep_stops=request.matcher is not None,
+                edits.append(
+                    edits_of(
+                        index,
+                        request.sampling,
+                        self.slots.tokens[request.slot, : plan.ends[row]],
+                        request.prompt_len,
+                        keep_stops=request.matcher is not None,
+                    )
                 )
+        if not edits:
+            return logits
+        logits = logits.float()
+        all_edits = concatenate_edits(edits)
+        apply_edits(
+            logits,
+            *upload(
+                [all_edits.rows, all_edits.token_ids, all_edits.factor, all_edits.minus],
+                self.device,
+            ),
+        )
+        return logits
 
     def _mask(self, logits: torch.Tensor, masks: Masks) -> None:
         (bitmask,) = upload([masks.bitmask], self.device)
@@ -182,35 +202,36 @@ class Engine:
             for index, targets in enumerate(_targets(rows)):
                 rows_of += [rows.first_row + index] * len(targets)
                 ids += targets
+        logits = logits.float()
         log_total = logits.logsumexp(dim=-1)
         at, of_ids = upload([np.array(rows_of, np.int64), np.array(ids, np.int64)], self.device)
         values = logits[at, of_ids] - log_total[at]
-        tops: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        tops: dict[int, Readback] = {}
         for index, rows in enumerate(scores):
             top_n = rows.request.scoring.top_n if rows.request.scoring else 0
             if top_n:
                 own = slice(rows.first_row, rows.first_row + rows.num_rows)
                 top_values, top_ids = logits[own].topk(top_n, dim=-1)
-                tops[index] = top_ids, top_values - log_total[own, None]
-        return Scored(values, tops)
+                tops[index] = Readback(top_ids, top_values - log_total[own, None])
+        return Scored(Readback(values), tops)
 
 
 class Scored(NamedTuple):
     """Logprobs of a step's targets, f32 [N]; and by index of ``plan.scores`` the most likely tokens
     of each row, (ids, logprobs)."""
 
-    values: torch.Tensor
-    tops: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    values: Readback
+    tops: dict[int, Readback]
 
     def read(self, scores: list[ScoreRows], result: StepResult) -> None:
         """Wait, and add to the result what belongs to each of ``scores``."""
-        flat = iter(self.values.tolist())
+        flat = iter(self.values.wait()[0].tolist())
         for index, rows in enumerate(scores):
             result.found.append([[next(flat) for _ in targets] for targets in _targets(rows)])
             if index not in self.tops:
                 result.tops.append([])
                 continue
-            ids, logprobs = (tensor.tolist() for tensor in self.tops[index])
+            ids, logprobs = (tensor.tolist() for tensor in self.tops[index].wait())
             result.tops.append([(tuple(i), tuple(p)) for i, p in zip(ids, logprobs, strict=True)])
 
 

@@ -2,130 +2,162 @@
 
 A decode step of a large model is hundreds of small launches; issued one by one they take longer
 than the device needs for them. A recorded graph reads and writes the same memory each time, so the
-batch and the attention's plan are copied into place before it is replayed. There is a graph for
-some batch sizes; a batch runs in the next larger one, and its rows beyond the batch write to the
-page that belongs to nobody.
+step's arrays and the attention's plan are copied into place before it is replayed. There is a graph
+for some batch sizes; a batch runs in the next larger one, and its rows beyond the batch write to
+the page that belongs to nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from radixrt.runtime.attention.base import AttentionBackend
-from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.builder import HostBatch, device_batch
-from radixrt.runtime.device import CapturedGraph, Upload
+from radixrt.runtime.batch import ForwardBatch, Int32
+from radixrt.runtime.builder import (
+    DeviceSampling,
+    HostStep,
+    StepArrays,
+    device_batch,
+    device_sampling,
+)
+from radixrt.runtime.device import CapturedGraph, FixedUpload, copy_stream
+from radixrt.runtime.slots import PLACEHOLDER
 
 Forward = Callable[[ForwardBatch, AttentionBackend], torch.Tensor]
-MakeAttention = Callable[[int], AttentionBackend]
+NUM_STEP_ARRAYS = len(StepArrays._fields)
+
+
+class RecordedAttention(AttentionBackend, Protocol):
+    """An attention backend whose ``run`` can be recorded; see ``TritonAttention``."""
+
+    def num_partials(self, num_rows: int) -> list[int]: ...
+    def room(self, num_rows: int, max_pages: int, num_pages: int) -> list[Int32]: ...
+    def arrays(
+        self, query_start: Int32, kv_lens: Int32, page_table: Int32
+    ) -> list[Int32] | None: ...
+    def bind(
+        self, tensors: list[torch.Tensor], num_partials: list[int], positions: torch.Tensor
+    ) -> None: ...
 
 
 def graph_sizes(max_rows: int) -> list[int]:
-    """Return the batch sizes that get a graph, ascending: close together where rows cost most."""
-    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_rows + 32, 32)]
+    """Return the batch sizes that get a graph, ascending, at most an eighth apart: close together
+    where a row costs most of a step, few where a step is long."""
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < max_rows:
+        step = max(8, 1 << (sizes[-1].bit_length() - 4))
+        sizes.append(sizes[-1] + step)
     return [size for size in sizes if size < max_rows] + [max_rows]
 
 
 class DecodeGraphs:
-    """Graphs for up to ``max_rows`` decoding rows.
+    """Graphs for up to ``max_rows`` decoding rows of up to ``max_pages`` pages each.
 
-    ``forward`` runs the model over the KV pool; ``make_attention(rows)`` returns a backend whose
-    ``run`` can be recorded and whose ``plan`` raises ``unfit`` when a batch does not fit.
+    ``forward`` runs the model over a KV pool of ``num_pages``; ``last_ids`` holds what each slot
+    sampled last.
     """
 
     def __init__(
         self,
         forward: Forward,
-        make_attention: MakeAttention,
-        unfit: type[Exception],
+        attention: RecordedAttention,
         max_rows: int,
         max_pages: int,
-        vocab_size: int,
-        device: torch.device,
+        num_pages: int,
+        last_ids: torch.Tensor,
+        sizes: list[int] | None = None,
     ) -> None:
         self._forward = forward
-        self._unfit = unfit
-        self._sizes = np.array(graph_sizes(max_rows))
+        self._attention = attention
+        self._sizes = np.array(sizes or graph_sizes(max_rows))
         self._max_pages = max_pages
-        self._upload = Upload(_blank(max_rows, max_pages), device)
-        self._logits = torch.empty((max_rows, vocab_size), dtype=torch.float32, device=device)
-        self._last_ids = torch.zeros(1, dtype=torch.int64, device=device)
-        self._attention: dict[int, AttentionBackend] = {}
+        self._num_pages = num_pages
+        self._last_ids = last_ids
+        self._stream = copy_stream(last_ids.device)
+        self._uploads: dict[int, FixedUpload] = {}
         self._graphs: dict[int, CapturedGraph] = {}
-        for size in reversed(self._sizes.tolist()):
-            self._record(size, make_attention(size))
+        for size in reversed(self._sizes.tolist()):  # the largest first: the others fit its memory
+            self._record(size)
 
-    def _record(self, size: int, attention: AttentionBackend) -> None:
-        batch = device_batch(_blank(size, self._max_pages), self._tensors(size), self._last_ids)
-        attention.plan(batch)
-        logits = self._logits[:size]
+    def _record(self, size: int) -> None:
+        blank = _blank(size)
+        room = self._attention.room(size, self._max_pages, self._num_pages)
+        uploads = FixedUpload([*blank.arrays, *room], self._stream, self._last_ids.device)
+        tensors = uploads.tensors
 
         def launch() -> torch.Tensor:
-            return logits.copy_(self._forward(batch, attention))
+            batch = device_batch(blank, tensors, self._last_ids)
+            plans, partials = tensors[NUM_STEP_ARRAYS:], self._attention.num_partials(size)
+            self._attention.bind(plans, partials, batch.positions)
+            return self._forward(batch, self._attention)
 
         others = next(iter(self._graphs.values()), None)
         self._graphs[size] = CapturedGraph(launch, others.pool if others else None)
-        self._attention[size] = attention
+        self._uploads[size] = uploads
 
-    def run(self, host: HostBatch, last_ids: torch.Tensor) -> torch.Tensor | None:
-        """Return the logits f32 [rows, vocab_size] of a batch, valid until the next call; None for
-        a batch that does not decode throughout, or whose sharing is too fine for the graph."""
-        rows = len(host.kv_lens)
-        decodes = len(host.input_ids) == rows == len(host.logits_rows)
-        if not decodes or rows > self._sizes[-1]:
+    def run(self, host: HostStep) -> tuple[torch.Tensor, DeviceSampling] | None:
+        """Return the logits [B, vocab_size] of a step and how it samples, both valid until the next
+        call; None for one that does not decode throughout, or whose sharing is too fine."""
+        rows = host.num_rows
+        if not host.is_decode or rows > self._sizes[-1]:
             return None
         size = int(self._sizes[np.searchsorted(self._sizes, rows)])
-        padded = _pad(host, size, self._max_pages)
-        self._upload.refill(padded)
-        try:
-            self._attention[size].plan(device_batch(host, self._tensors(size), last_ids))
-        except self._unfit:
+        padded = pad(host, size)
+        arrays = padded.arrays
+        plans = self._attention.arrays(arrays.query_start, arrays.kv_lens, padded.page_table)
+        if plans is None or not self._uploads[size].refill([*arrays, *plans]):
             return None
-        return self._graphs[size].replay()[:rows]
-
-    def _tensors(self, size: int) -> list[torch.Tensor]:
-        ids, positions, kv_slots, query_start, *others = self._upload.tensors
-        kv_lens, page_table, logits_rows, unknown, unknown_slots = others
-        return [
-            *(tensor[:size] for tensor in (ids, positions, kv_slots)),
-            query_start[: size + 1],
-            *(tensor[:size] for tensor in (kv_lens, page_table, logits_rows)),
-            unknown,
-            unknown_slots,
-        ]
+        logits = self._graphs[size].replay()[:rows]
+        return logits, device_sampling(host, self._uploads[size].tensors)
 
 
-def _blank(rows: int, max_pages: int) -> HostBatch:
-    """Return a batch of rows with one token each, all of them in the page of nobody."""
+def _blank(rows: int) -> HostStep:
+    """Return a step of rows with one token each, all of them in the page of nobody."""
     zeros = np.zeros(rows, np.int64)
-    return HostBatch(
-        input_ids=zeros,
-        positions=zeros,
-        kv_slots=zeros,
-        query_start=np.arange(rows + 1, dtype=np.int32),
-        kv_lens=np.ones(rows, np.int32),
-        page_table=np.zeros((rows, max_pages), np.int32),
-        logits_rows=np.arange(rows, dtype=np.int64),
-        unknown=np.zeros(rows, np.int64),
-        unknown_slots=np.zeros(rows, np.int64),
+    floats = np.zeros(rows, np.float32)
+    return HostStep(
+        StepArrays(
+            input_ids=np.full(rows, PLACEHOLDER, np.int64),
+            token_slots=zeros,
+            positions=zeros,
+            kv_slots=zeros,
+            query_start=np.arange(rows + 1, dtype=np.int32),
+            kv_lens=np.ones(rows, np.int32),
+            logits_rows=np.arange(rows, dtype=np.int64),
+            sample_slots=zeros,
+            sample_logits=zeros,
+            temperature=floats,
+            top_p=floats,
+            top_k=np.zeros(rows, np.int32),
+            min_p=floats,
+            uniform=floats,
+        ),
+        page_table=np.zeros((rows, 1), np.int32),
+        is_random=False,
+        has_filter=False,
     )
 
 
-def _pad(host: HostBatch, size: int, max_pages: int) -> HostBatch:
-    """Return the batch with rows of nobody behind it, ``size`` rows in all."""
-    rows = len(host.kv_lens)
-    padded = _blank(size, max_pages)
-    page_table = padded.page_table
-    page_table[:rows, : host.page_table.shape[1]] = host.page_table
-    missing = size - rows
-    return padded._replace(
-        input_ids=np.pad(host.input_ids, (0, missing)),
-        positions=np.pad(host.positions, (0, missing)),
-        kv_slots=np.pad(host.kv_slots, (0, missing)),
-        kv_lens=np.pad(host.kv_lens, (0, missing), constant_values=1),
-        unknown=host.unknown,
-        unknown_slots=host.unknown_slots,
+def pad(host: HostStep, size: int) -> HostStep:
+    """Return the decode step with rows of nobody behind it, ``size`` rows in all."""
+    arrays, missing = host.arrays, size - host.num_rows
+    if not missing:
+        return host
+    return HostStep(
+        arrays._replace(
+            input_ids=np.pad(arrays.input_ids, (0, missing)),
+            token_slots=np.pad(arrays.token_slots, (0, missing)),
+            positions=np.pad(arrays.positions, (0, missing)),
+            kv_slots=np.pad(arrays.kv_slots, (0, missing)),
+            query_start=np.arange(size + 1, dtype=np.int32),
+            kv_lens=np.pad(arrays.kv_lens, (0, missing), constant_values=1),
+            logits_rows=np.arange(size, dtype=np.int64),
+        ),
+        page_table=np.pad(host.page_table, ((0, missing), (0, 0))),
+        is_random=host.is_random,
+        has_filter=host.has_filter,
     )

@@ -10,8 +10,9 @@ from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.builder import build_batch
 from radixrt.runtime.kv import KvPool
 from radixrt.runtime.model.decoder import CausalLM
+from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.plan import Plan
-from radixrt.runtime.sampler import SamplingRows, logprobs_of, sample
+from radixrt.runtime.sampler import SamplingRows, logprobs_of
 from radixrt.runtime.scheduler import Limits
 from radixrt.runtime.slots import SlotTable
 
@@ -26,6 +27,7 @@ class WorstSteps:
         self,
         model: CausalLM,
         attention: AttentionBackend,
+        ops: Ops,
         config: RuntimeConfig,
         limits: Limits,
         device: torch.device,
@@ -33,6 +35,7 @@ class WorstSteps:
     ) -> None:
         self.model = model
         self.attention = attention
+        self.ops = ops
         self.config = config
         self.limits = limits
         self.device = device
@@ -89,12 +92,14 @@ class WorstSteps:
         self.attention.plan(batch)
         logits = self.model.forward(batch, pool.k, pool.v, self.attention)
         n = len(logits)
+        ones = torch.ones(n, device=device)
         filtered = SamplingRows(
-            temperature=np.ones(n, np.float32),
-            top_p=np.full(n, 0.9, np.float32),
-            top_k=np.full(n, min(50, logits.shape[1]), np.int32),
-            min_p=np.zeros(n, np.float32),
-            uniform=np.zeros(n, np.float32),
+            temperature=ones,
+            top_p=ones * 0.9,
+            top_k=torch.full((n,), min(50, logits.shape[1]), dtype=torch.int32, device=device),
+            min_p=ones * 0,
+            uniform=ones * 0,
         )
-        ids = sample(logits, filtered)
+        # Penalties edit a copy in f32.
+        ids = self.ops.sample(logits.float().clone(), filtered)
         logprobs_of(logits, ids, min(_TOP_LOGPROBS, logits.shape[1]))

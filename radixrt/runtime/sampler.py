@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,20 @@ CANDIDATES = 1024
 
 @dataclass(frozen=True, slots=True)
 class SamplingRows:
-    """Parameters of the rows that sample, each [K]; ``uniform`` float32 in [0, 1)."""
+    """Parameters of the rows that sample, tensors [K] on the device of the logits: f32, ``top_k``
+    int32; ``uniform`` in [0, 1).
 
-    temperature: Float32
-    top_p: Float32
-    top_k: NDArray[np.int32]
-    min_p: Float32
-    uniform: Float32
+    ``is_random`` and ``has_filter`` say on the host whether any row has a temperature, and whether
+    any of those has a top-k, top-p or min-p.
+    """
+
+    temperature: torch.Tensor
+    top_p: torch.Tensor
+    top_k: torch.Tensor
+    min_p: torch.Tensor
+    uniform: torch.Tensor
+    is_random: bool = True
+    has_filter: bool = True
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[Any]) -> Float32:
@@ -47,149 +55,146 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def sample(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    """Return the chosen token of each row, int64 [K]; logits f32 [K, V] are not modified.
+    """Return the chosen token of each row, int64 [K]; logits [K, V] are not modified.
 
-    Temperature 0 is the most likely token. Else the inverse of the distribution function at
-    ``uniform``, after, in this order: temperature; top-k; top-p over what top-k left; min-p
-    relative to the most likely token.
+    Temperature 0 is the most likely token. Else the inverse of the distribution function, in the
+    order of token ids, at ``uniform``; before that, in this order: temperature; top-k; top-p over
+    what top-k left; min-p relative to the most likely token. Tokens as likely as the last one that
+    a filter leaves stay as well. In plain torch; ``Ops.sample`` may do the same in a kernel.
     """
-    is_random = rows.temperature > 0
-    if not is_random.any():
-        return logits.argmax(dim=-1)
-    has_filter = (rows.top_k > 0) | (rows.top_p < 1) | (rows.min_p > 0)
-    ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    for chosen, choose in (
-        (~is_random, _choose_greedy),
-        (is_random & ~has_filter, _choose_plain),
-        (is_random & has_filter, _choose_filtered),
-    ):
-        at = np.flatnonzero(chosen)
-        if len(at) == len(logits):
-            return choose(logits, rows)
-        if len(at):
-            index = torch.from_numpy(at).to(logits.device)
-            ids[index] = choose(logits[index], _subset(rows, at))
+    best = logits.argmax(dim=-1)
+    if not rows.is_random:
+        return best
+    at = (rows.temperature > 0).nonzero().squeeze(1)
+    ids = best.clone()
+    ids[at] = _choose(logits[at], _subset(rows, at))
     return ids
 
 
-def _subset(rows: SamplingRows, at: NDArray[np.int64]) -> SamplingRows:
-    return SamplingRows(
-        rows.temperature[at], rows.top_p[at], rows.top_k[at], rows.min_p[at], rows.uniform[at]
+def _subset(rows: SamplingRows, at: torch.Tensor) -> SamplingRows:
+    return dataclasses.replace(
+        rows,
+        temperature=rows.temperature[at],
+        top_p=rows.top_p[at],
+        top_k=rows.top_k[at],
+        min_p=rows.min_p[at],
+        uniform=rows.uniform[at],
     )
 
 
-def _choose_greedy(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    return logits.argmax(dim=-1)
+def _choose(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+    logits = logits.float()
+    # The maximum is taken off first, so that a tiny temperature cannot overflow.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / rows.temperature[:, None]
+    if rows.has_filter:
+        scaled = scaled.masked_fill(scaled < _least_kept(scaled, rows), -torch.inf)
+    through = scaled.softmax(dim=-1).cumsum(dim=-1)
+    target = rows.uniform[:, None] * through[:, -1:]
+    return torch.searchsorted(through, target, right=True).squeeze(1)
 
 
-def _choose_plain(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    return _invert(_scaled(logits, rows).softmax(dim=-1), rows)
-
-
-def _choose_filtered(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    scaled = _scaled(logits, rows)
+def _least_kept(scaled: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+    """Return the smallest value of each row that its filters leave, [K, 1]."""
     vocab_size = scaled.shape[1]
     log_total = scaled.logsumexp(dim=-1, keepdim=True)
     width = min(vocab_size, max(CANDIDATES, int(rows.top_k.max())))
-    values, ids = _largest(scaled, width)
-    probs, keep, is_enough = _filter(values, log_total, rows)
+    values = scaled.topk(width, dim=-1).values
+    keep, is_enough = _filter(values, log_total, rows)
     if width < vocab_size and not is_enough:
-        values, ids = _largest(scaled, vocab_size)
-        probs, keep, _ = _filter(values, log_total, rows)
-    rank = _invert(probs.masked_fill(~keep, 0.0), rows)
-    return ids.gather(1, rank[:, None]).squeeze(1)
+        values = scaled.sort(dim=-1, descending=True).values
+        keep, _ = _filter(values, log_total, rows)
+    return values.gather(1, keep.sum(dim=-1, keepdim=True) - 1)
 
 
 def _filter(
     values: torch.Tensor, log_total: torch.Tensor, rows: SamplingRows
-) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """Return probabilities of the sorted candidates, which of them stay, and whether no token that
-    is not a candidate could stay."""
-    column = _columns(values.device, rows)
+) -> tuple[torch.Tensor, bool]:
+    """Return which of the sorted candidates stay, the first ones of each row, and whether no token
+    that is not a candidate could stay."""
+    top_k, top_p, min_p = rows.top_k[:, None], rows.top_p[:, None], rows.min_p[:, None]
     probs = (values - log_total).exp()
-    rank = torch.arange(values.shape[1], device=values.device)
-    has_top_k = column.top_k > 0
-    in_top_k = ~has_top_k | (rank < column.top_k)
-    kept = probs * in_top_k
+    has_top_k = top_k > 0
+    kept = probs * (~has_top_k | (torch.arange(values.shape[1], device=values.device) < top_k))
     # Without top-k the mass is 1 by definition, whatever the number of candidates looked at.
     mass = torch.where(has_top_k, kept.sum(dim=-1, keepdim=True), 1.0)
     through = kept.cumsum(dim=-1)
-    in_top_p = (through - kept < column.top_p * mass) | (column.top_p >= 1)
-    in_min_p = probs >= column.min_p * probs[:, :1]
-    keep = in_top_k & in_top_p & in_min_p
+    in_top_p = (through - kept < top_p * mass) | (top_p >= 1)
+    keep = (kept > 0) & in_top_p & (probs >= min_p * probs[:, :1])
     keep[:, 0] = True
-    is_enough = bool((has_top_k | ~keep[:, -1:]).all())
-    return probs, keep, is_enough
+    return keep, bool((has_top_k | ~keep[:, -1:]).all())
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    top_k: torch.Tensor
-    top_p: torch.Tensor
-    min_p: torch.Tensor
+class LogitEdits:
+    """Changes of single logits, arrays [E], at most one a (row, token): the value is divided or,
+    below 0, multiplied by ``factor``, then ``minus`` is taken off. ``minus`` may be infinite."""
+
+    rows: NDArray[np.int64]
+    token_ids: NDArray[np.int64]
+    factor: Float32
+    minus: Float32
 
 
-def _columns(device: torch.device, rows: SamplingRows) -> _Columns:
-    return _Columns(
-        torch.from_numpy(rows.top_k)[:, None].to(device),
-        torch.from_numpy(rows.top_p)[:, None].to(device),
-        torch.from_numpy(rows.min_p)[:, None].to(device),
-    )
-
-
-def _largest(scaled: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    if width == scaled.shape[1]:
-        values, ids = scaled.sort(dim=-1, descending=True, stable=True)
-    else:
-        values, ids = scaled.topk(width, dim=-1)
-    return values, ids
-
-
-def _scaled(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    shifted = logits - logits.amax(
-        dim=-1, keepdim=True
-    )  # so that a tiny temperature cannot overflow
-    return shifted / torch.from_numpy(rows.temperature)[:, None].to(logits.device)
-
-
-def _invert(probs: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-    """Return the first index whose cumulative probability exceeds ``uniform`` times the total."""
-    through = probs.cumsum(dim=-1)
-    uniform = torch.from_numpy(rows.uniform)[:, None].to(probs.device)
-    return torch.searchsorted(through, uniform * through[:, -1:], right=True).squeeze(1)
-
-
-def edit_row(
-    logits: torch.Tensor,
+def edits_of(
+    row: int,
     sampling: TokenSampling,
     token_ids: NDArray[np.int32],
     prompt_len: int,
     *,
     keep_stops: bool,
-) -> None:
-    """Apply penalties, bias and min_tokens to one row of logits, f32 [V], in place.
+) -> LogitEdits:
+    """Return what penalties, bias and min_tokens change in one row of logits.
 
     ``token_ids`` are the prompt (the first ``prompt_len``) and what was generated. The repetition
     penalty (Keskar et al. 2019) counts both, the others what was generated. ``keep_stops`` leaves
     stop tokens alone, for constraints that decide on the end themselves.
     """
-    if sampling.repetition_penalty != 1:
-        seen = torch.from_numpy(np.unique(token_ids).astype(np.int64)).to(logits.device)
-        values = logits[seen]
-        penalty = sampling.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
     generated = token_ids[prompt_len:]
-    if len(generated) and (sampling.frequency_penalty or sampling.presence_penalty):
+    counted = sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
+    seen = token_ids if sampling.repetition_penalty != 1 else generated[: len(generated) * counted]
+    bias_ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
+    stop_ids = np.zeros(0, np.int64)
+    if len(generated) < sampling.min_tokens and not keep_stops:
+        stop_ids = np.array(sampling.stop_token_ids, np.int64)
+    ids = np.unique(np.concatenate((seen, bias_ids, stop_ids)).astype(np.int64))
+    factor = np.ones(len(ids), np.float32)
+    minus = np.zeros(len(ids), np.float32)
+    if sampling.repetition_penalty != 1:
+        factor[np.searchsorted(ids, np.unique(token_ids))] = sampling.repetition_penalty
+    if counted:
         unique, counts = np.unique(generated, return_counts=True)
-        minus = counts * sampling.frequency_penalty + sampling.presence_penalty
-        at = torch.from_numpy(unique.astype(np.int64)).to(logits.device)
-        logits[at] -= torch.from_numpy(minus.astype(np.float32)).to(logits.device)
-    if sampling.logit_bias:
-        at = torch.tensor([token for token, _ in sampling.logit_bias], device=logits.device)
-        bias = torch.tensor([bias for _, bias in sampling.logit_bias], device=logits.device)
-        logits.index_add_(0, at, bias.to(logits.dtype))
-    if len(generated) < sampling.min_tokens and sampling.stop_token_ids and not keep_stops:
-        logits[torch.tensor(sampling.stop_token_ids, device=logits.device)] = -torch.inf
+        penalty = counts * sampling.frequency_penalty + sampling.presence_penalty
+        minus[np.searchsorted(ids, unique)] += penalty.astype(np.float32)
+    np.subtract.at(
+        minus,
+        np.searchsorted(ids, bias_ids),
+        np.array([bias for _, bias in sampling.logit_bias], np.float32),
+    )
+    minus[np.searchsorted(ids, stop_ids)] = np.inf
+    return LogitEdits(np.full(len(ids), row, np.int64), ids, factor, minus)
+
+
+def concatenate_edits(edits: list[LogitEdits]) -> LogitEdits:
+    """Return the edits of several rows as one."""
+    return LogitEdits(
+        np.concatenate([e.rows for e in edits]),
+        np.concatenate([e.token_ids for e in edits]),
+        np.concatenate([e.factor for e in edits]),
+        np.concatenate([e.minus for e in edits]),
+    )
+
+
+def apply_edits(
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    token_ids: torch.Tensor,
+    factor: torch.Tensor,
+    minus: torch.Tensor,
+) -> None:
+    """Apply ``LogitEdits``, as tensors on the device of the logits, in place."""
+    values = logits[rows, token_ids].float()
+    values = torch.where(values > 0, values / factor, values * factor) - minus
+    logits[rows, token_ids] = values.to(logits.dtype)
 
 
 def logprobs_of(
@@ -197,8 +202,9 @@ def logprobs_of(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the log probability of one token a row and of the ``top_n`` most likely tokens.
 
-    logits f32 [N, V], token_ids int64 [N]; results f32 [N], int64 [N, top_n], f32 [N, top_n].
+    logits [N, V], token_ids int64 [N]; results f32 [N], int64 [N, top_n], f32 [N, top_n].
     """
+    logits = logits.float()
     log_total = logits.logsumexp(dim=-1)
     chosen = logits.gather(1, token_ids[:, None]).squeeze(1) - log_total
     values, ids = logits.topk(top_n, dim=-1)

@@ -84,7 +84,7 @@ def test_attention_equals_the_reference(
     empty = torch.zeros(0, dtype=torch.int64)
     batch = ForwardBatch(
         empty, empty, empty, torch.from_numpy(query_start), torch.from_numpy(kv_lens),
-        torch.from_numpy(page_table), empty, query_start, kv_lens, page_table,
+        empty, query_start, kv_lens, page_table,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
     query = torch.randn(61, 6, 32, generator=generator).to(dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torch
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
-from radixrt.runtime.device import Upload
-from radixrt.runtime.graph import _blank, _pad, graph_sizes
+from radixrt.runtime.device import FixedUpload, copy_stream
+from radixrt.runtime.graph import _blank, graph_sizes, pad
 from radixrt.runtime.wire import Done, FromEngine, Run, Step, TokenSampling, pack_ids
 
 
@@ -25,32 +27,40 @@ def test_every_batch_size_has_a_graph_that_is_not_much_larger(most: int) -> None
 
 
 def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
-    host = _blank(3, 5)._replace(
-        input_ids=np.array([7, 8, 9]),
-        positions=np.array([4, 5, 6]),
-        kv_slots=np.array([20, 37, 54]),
-        kv_lens=np.array([5, 6, 7], np.int32),
+    blank = _blank(3)
+    host = dataclasses.replace(
+        blank,
+        arrays=blank.arrays._replace(
+            input_ids=np.array([7, 8, 9]),
+            positions=np.array([4, 5, 6]),
+            kv_slots=np.array([20, 37, 54]),
+            kv_lens=np.array([5, 6, 7], np.int32),
+        ),
         page_table=np.array([[1, 0], [2, 0], [3, 0]], np.int32),
     )
-    padded = _pad(host, 8, 5)
-    assert padded.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
-    assert padded.page_table[:3, :2].tolist() == host.page_table.tolist()
+    padded = pad(host, 8)
+    assert padded.is_decode
+    assert padded.num_rows == 8
+    assert padded.arrays.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
+    assert padded.arrays.kv_lens.tolist() == [5, 6, 7, 1, 1, 1, 1, 1]
+    assert padded.page_table[:3].tolist() == host.page_table.tolist()
     assert not padded.page_table[3:].any()
-    assert not padded.page_table[:, 2:].any()
-    assert padded.kv_lens.tolist() == [5, 6, 7, 1, 1, 1, 1, 1]
+    assert len(padded.arrays.sample_slots) == 3  # nobody's rows do not sample
 
 
-def test_an_upload_is_overwritten_in_place() -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_contents_change_in_place_and_what_does_not_fit_changes_nothing() -> None:
+    device = torch.device("cuda")
     first = [np.arange(6, dtype=np.int64), np.arange(12, dtype=np.int32).reshape(4, 3)]
-    upload = Upload([array.copy() for array in first], device)
+    upload = FixedUpload([array.copy() for array in first], copy_stream(device), device)
     seen = upload.tensors
     assert [tensor.tolist() for tensor in seen] == [array.tolist() for array in first]
-    upload.refill([np.array([9, 8]), np.full((2, 3), 5, np.int32)])
+    assert upload.refill([np.array([9, 8]), np.full((2, 3), 5, np.int32)])
     assert seen[0][:2].tolist() == [9, 8]
     assert seen[1][:2].tolist() == [[5, 5, 5], [5, 5, 5]]
-    with pytest.raises(AssertionError):
-        upload.refill([np.arange(7), np.zeros((1, 3), np.int32)])
+    assert not upload.refill([np.arange(7), np.zeros((1, 3), np.int32)])
+    assert seen[0][:2].tolist() == [9, 8]
 
 
 def generate(graphs: bool) -> dict[int, list[int]]:

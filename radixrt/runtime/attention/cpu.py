@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from radixrt._native import AttentionPlan, Kernels
@@ -48,7 +49,10 @@ class CpuAttention:
     def plan(self, batch: ForwardBatch) -> None:
         """See ``AttentionBackend.plan``. Checks that the batch's tables fit together."""
         self._plan = self._kernels.plan_attention(
-            batch.query_start, batch.kv_lens, batch.page_table, self._page_size
+            batch.query_start,
+            batch.kv_lens,
+            torch.from_numpy(np.ascontiguousarray(batch.page_table_host)),
+            self._page_size,
         )
 
     def run(

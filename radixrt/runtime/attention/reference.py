@@ -36,9 +36,10 @@ class ReferenceAttention:
         spec = self._specs[layer]
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         starts = batch.query_start_host.tolist()
+        page_table = torch.from_numpy(batch.page_table_host).to(query.device)
         for row, kv_len in enumerate(batch.kv_lens_host.tolist()):
             begin, end = starts[row], starts[row + 1]
-            pages = batch.page_table[row, : -(-kv_len // self._page_size)]
+            pages = page_table[row, : -(-kv_len // self._page_size)]
             key = k_cache[pages].flatten(0, 1)[:kv_len].float()
             value = v_cache[pages].flatten(0, 1)[:kv_len].float()
             first_position = kv_len - (end - begin)

@@ -65,7 +65,6 @@ def _rows(batch: ForwardBatch, begin: int, end: int) -> ForwardBatch:
         kv_slots=batch.kv_slots[tokens],
         query_start=batch.query_start[begin : end + 1] - first,
         kv_lens=batch.kv_lens[rows],
-        page_table=batch.page_table[rows],
         query_start_host=batch.query_start_host[begin : end + 1] - first,
         kv_lens_host=batch.kv_lens_host[rows],
         page_table_host=batch.page_table_host[rows],

@@ -13,6 +13,7 @@ keeps one copy of each page. So the groups are read off the page table, in one s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 Piece = tuple[Int32, int, int, int]
-"""The tokens of a tile, its row, kv_start and kv_end."""
+"""The tokens of a tile, the place of its first page, kv_start and kv_end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,14 @@ class Tiles:
     """N tiles of at most S tokens each.
 
     * ``tokens`` [N, S]: indices into the batch's tokens, -1 where the tile is not full
-    * ``row`` [N]: a row whose page table leads to the keys
+    * ``page`` [N]: where in ``TilePlan.pages`` the page of position ``kv_start`` stands; those of
+      later positions follow
     * ``kv_start``, ``kv_end`` [N]: the range of key positions
     * ``partial`` [N, S]: where each token's partial result goes; -1 if it is the whole result
     """
 
     tokens: Int32
-    row: Int32
+    page: Int32
     kv_start: Int32
     kv_end: Int32
     partial: Int32
@@ -54,7 +56,9 @@ class Tiles:
 class TilePlan:
     """Small tiles (one decoding token or a group of few), large tiles, and what to merge.
 
-    Token ``merge_token[i]`` has the partial results ``merge_start[i] : merge_start[i + 1]``.
+    ``pages`` holds the pages of all tiles, those of a shared run once: what a step has to send to
+    the device grows with the pages it reads, not with the length of the context. Token
+    ``merge_token[i]`` has the partial results ``merge_start[i] : merge_start[i + 1]``.
     """
 
     small: Tiles
@@ -62,6 +66,7 @@ class TilePlan:
     merge_token: Int32
     merge_start: Int32
     num_partials: int
+    pages: Int32
 
 
 def shared_runs(page_table: Int32, num_pages: Int32, min_pages: int) -> tuple[list[Run], Int32]:
@@ -116,6 +121,35 @@ def _intervals(common: list[int], min_pages: int) -> Iterator[tuple[int, int, in
         pending.append((begin, hi, end))
 
 
+class _PageLists:
+    """The pages of runs of rows, one list after the other."""
+
+    def __init__(self, page_table: Int32) -> None:
+        self._table = page_table
+        self._rows: list[Int32] = []
+        self._first: list[Int32] = []
+        self._counts: list[Int32] = []
+        self._num_pages = 0
+
+    def add(self, rows: Int32, first: Int32, end: Int32) -> Int32:
+        """Add the pages ``[first, end)`` of each row; return where each list begins."""
+        counts = np.maximum(end - first, 0)
+        begins = (self._num_pages + np.cumsum(counts) - counts).astype(np.int32)
+        self._num_pages += int(counts.sum())
+        self._rows.append(rows)
+        self._first.append(first)
+        self._counts.append(counts)
+        return np.asarray(begins, np.int32)
+
+    def all(self) -> Int32:
+        """Return the lists of all calls of ``add``, in order."""
+        rows, first = np.concatenate(self._rows), np.concatenate(self._first)
+        counts = np.concatenate(self._counts)
+        offset = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        pages: Int32 = self._table[np.repeat(rows, counts), np.repeat(first, counts) + offset]
+        return pages
+
+
 def plan_tiles(
     query_start: Int32,
     kv_lens: Int32,
@@ -128,76 +162,102 @@ def plan_tiles(
     window: int = 0,
     group: bool = True,
     min_run_tokens: int = 64,
+    min_step: int = 128,
 ) -> TilePlan:
     """Return the tiles of a batch (arrays as in ``ForwardBatch``).
 
     ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile. ``parallel`` is
     the number of tiles that keep the device busy (multiprocessors × tiles each, divided by the key
-    heads); ranges are cut into pieces until there are so many, but not below 256 positions. With a
-    sliding ``window`` nothing is grouped: rows of different lengths see different parts of a run.
+    heads); ranges are cut into pieces until there are so many, but not below ``min_step``
+    positions. With a sliding ``window`` nothing is grouped: rows of different lengths see
+    different parts of a run.
     """
     query_lens = np.diff(query_start)
     decoding = np.flatnonzero(query_lens == 1).astype(np.int32)
-    pieces: list[Piece] = []
     own_start = np.zeros(len(kv_lens), np.int32)
+    runs: list[Run] = []
     if group and not window and len(decoding) > 1:
         full_pages = kv_lens[decoding] // page_size
         runs, own = shared_runs(
             page_table[decoding], full_pages, max(1, min_run_tokens // page_size)
         )
         own_start[decoding] = own * page_size
-        for run in runs:
-            rows = decoding[run.rows]
-            slots = small_slots if len(rows) <= small_slots else large_slots
-            for begin in range(0, len(rows), slots):
-                part = rows[begin : begin + slots]
-                span = (int(part[0]), run.start * page_size, run.end * page_size)
-                pieces.append((query_start[part], *span))
+    lists = _PageLists(page_table)
+    run_rows = decoding[[int(run.rows[0]) for run in runs]]
+    spans = np.array([(run.start, run.end) for run in runs], np.int32).reshape(-1, 2)
+    run_pages = lists.add(run_rows, spans[:, 0], spans[:, 1]).tolist()
+
+    pieces: list[Piece] = []
+    for run, page in zip(runs, run_pages, strict=True):
+        rows = decoding[run.rows]
+        slots = small_slots if len(rows) <= small_slots else large_slots
+        for begin in range(0, len(rows), slots):
+            part = rows[begin : begin + slots]
+            pieces.append((query_start[part], page, run.start * page_size, run.end * page_size))
 
     own_first = np.maximum(own_start[decoding], kv_lens[decoding] - window if window else 0)
     own_lens = kv_lens[decoding] - own_first
+    own_pages = lists.add(decoding, own_first // page_size, -(-kv_lens[decoding] // page_size))
     work = int(own_lens.sum()) + sum(end - start for _, _, start, end in pieces)
-    step = max(256, -(-work // max(parallel, 1)))
-    step = -(-step // 64) * 64
+    step = max(min_step, -(-work // max(parallel, 1)))
+    # In whole pages, so that a piece begins with a page, and in whole blocks of keys.
+    unit = math.lcm(64, page_size)
+    step = -(-step // unit) * unit
 
     # Decoding tokens over their own pages, cut into pieces of ``step`` positions.
-    counts = -(-own_lens // step)
+    own_skip = own_first % page_size  # where a window begins within a page
+    counts = -(-(own_lens + own_skip) // step)
     which = np.repeat(np.arange(len(decoding), dtype=np.int32), counts)
     nth = np.arange(len(which), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
-    own_row = decoding[which]
-    begins = (own_first[which] + nth * step).astype(np.int32)
+    base = own_first[which] - own_skip[which] + nth * step
     tails = _tiles(
-        query_start[own_row][:, None],
-        np.stack((own_row, begins, np.minimum(begins + step, kv_lens[own_row])), axis=1),
+        query_start[decoding[which]][:, None],
+        np.stack(
+            (
+                own_pages[which] + nth * (step // page_size),
+                np.maximum(base, own_first[which]),
+                np.minimum(base + step, kv_lens[decoding[which]]),
+            ),
+            axis=1,
+        ),
         small_slots,
     )
 
     small: list[Piece] = []
     large: list[Piece] = []
-    for tokens, row, start, end in pieces:
+    for tokens, page, start, end in pieces:
         tiles = small if len(tokens) <= small_slots else large
-        tiles += [(tokens, row, begin, min(begin + step, end)) for begin in range(start, end, step)]
-    for row in np.flatnonzero(query_lens > 1).tolist():
-        past = int(kv_lens[row]) - int(query_lens[row])
+        tiles += [
+            (tokens, page + (begin - start) // page_size, begin, min(begin + step, end))
+            for begin in range(start, end, step)
+        ]
+    prefills = np.flatnonzero(query_lens > 1).astype(np.int32)
+    past = kv_lens[prefills] - query_lens[prefills]
+    first_page = np.maximum(0, past - window + 1) // page_size if window else np.zeros_like(past)
+    last_page = -(-kv_lens[prefills] // page_size)
+    begins = lists.add(prefills, first_page, last_page).tolist()
+    for row, page, skipped in zip(prefills.tolist(), begins, first_page.tolist(), strict=True):
+        before = int(kv_lens[row]) - int(query_lens[row])
         for begin in range(0, int(query_lens[row]), large_slots):
             stop = min(begin + large_slots, int(query_lens[row]))
             tokens = np.arange(query_start[row] + begin, query_start[row] + stop, dtype=np.int32)
-            first = max(0, past + begin - window + 1) if window else 0
-            large.append((tokens, row, first, past + stop))
+            first = max(0, before + begin - window + 1) if window else 0
+            large.append((tokens, page + first // page_size - skipped, first, before + stop))
 
     return _number_partials(
         int(query_start[-1]),
         _concatenate(tails, _collect(small, small_slots)),
         _collect(large, large_slots),
+        lists.all(),
     )
 
 
 def _tiles(tokens: Int32, spans: Int32, slots: int) -> Tiles:
-    """Return tiles of ``tokens`` [N, <= slots] and ``spans`` [N, 3] = (row, kv_start, kv_end)."""
+    """Return tiles of ``tokens`` [N, <= slots] and ``spans`` [N, 3] = (page, kv_start, kv_end)."""
     padded = np.full((len(tokens), slots), -1, np.int32)
     padded[:, : tokens.shape[1]] = tokens
-    row, start, end = (np.ascontiguousarray(column, np.int32) for column in spans.T)
-    return Tiles(padded, row, start, end, np.full(padded.shape, -1, np.int32))
+    page, start, end = (np.ascontiguousarray(column, np.int32) for column in spans.T)
+    return Tiles(padded, page, start, end, np.full(padded.shape, -1, np.int32))
 
 
 def _collect(pieces: list[Piece], slots: int) -> Tiles:
@@ -211,14 +271,14 @@ def _collect(pieces: list[Piece], slots: int) -> Tiles:
 def _concatenate(first: Tiles, second: Tiles) -> Tiles:
     return Tiles(
         np.concatenate((first.tokens, second.tokens)),
-        np.concatenate((first.row, second.row)),
+        np.concatenate((first.page, second.page)),
         np.concatenate((first.kv_start, second.kv_start)),
         np.concatenate((first.kv_end, second.kv_end)),
         np.concatenate((first.partial, second.partial)),
     )
 
 
-def _number_partials(num_tokens: int, small: Tiles, large: Tiles) -> TilePlan:
+def _number_partials(num_tokens: int, small: Tiles, large: Tiles, pages: Int32) -> TilePlan:
     """Give every (tile, token) of a token with several tiles its place among the partial results.
 
     Fills ``partial`` of both in place.
@@ -234,4 +294,4 @@ def _number_partials(num_tokens: int, small: Tiles, large: Tiles) -> TilePlan:
     small.partial[:] = partial[: small.tokens.size].reshape(small.partial.shape)
     large.partial[:] = partial[small.tokens.size :].reshape(large.partial.shape)
     merge_start = np.concatenate(([0], np.cumsum(counts[merged]))).astype(np.int32)
-    return TilePlan(small, large, merged, merge_start, len(by_token))
+    return TilePlan(small, large, merged, merge_start, len(by_token), pages)

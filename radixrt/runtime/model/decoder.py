@@ -130,7 +130,8 @@ class CausalLM:
         v_cache: torch.Tensor,
         attention: AttentionBackend,
     ) -> torch.Tensor:
-        """Return the logits f32 [R, vocab_size] of ``batch.logits_rows``.
+        """Return the logits [R, vocab_size] of ``batch.logits_rows``, in the model's dtype, or f32
+        on a CPU and where they are capped.
 
         ``k_cache`` and ``v_cache`` [num_layers, num_pages, page_size, Hk, D] are written at
         ``batch.kv_slots``. ``attention`` has been planned for the batch. Call it under
@@ -154,8 +155,16 @@ class CausalLM:
             if layer.q_norm is not None and layer.k_norm is not None:
                 query = ops.rms_norm(query, layer.q_norm, eps, add_one=add_one)
                 key = ops.rms_norm(key, layer.k_norm, eps, add_one=add_one)
-            ops.rope(query, key, batch.positions, layer.cos_sin)
-            ops.kv_write(key, value, k_pool, v_pool, batch.kv_slots)
+            ops.rope_kv_write(
+                query,
+                key,
+                value,
+                batch.positions,
+                layer.cos_sin,
+                k_pool,
+                v_pool,
+                batch.kv_slots,
+            )
             if index == last and not batch.logits_rows.shape[0]:
                 break  # Every K and V is written, and no logits are wanted.
             attended = attention.run(index, query, k_pool, v_pool).flatten(1)
@@ -167,10 +176,8 @@ class CausalLM:
             if layer.post_attention_norm is not None:
                 x = ops.rms_norm(x, layer.post_attention_norm, eps, add_one=add_one)
             x, residual = ops.add_rms_norm(x, residual, layer.mlp_norm, eps, add_one=add_one)
-            gate_up = ops.linear(x, layer.gate_up_proj, layer.gate_up_bias)
-            x = ops.linear(
-                ops.gated_act(gate_up, config.activation), layer.down_proj, layer.down_bias
-            )
+            inner = ops.gated_linear(x, layer.gate_up_proj, layer.gate_up_bias, config.activation)
+            x = ops.linear(inner, layer.down_proj, layer.down_bias)
             if layer.post_mlp_norm is not None:
                 x = ops.rms_norm(x, layer.post_mlp_norm, eps, add_one=add_one)
             x, residual = ops.add_rms_norm(
@@ -181,11 +188,12 @@ class CausalLM:
         return torch.empty((0, config.vocab_size), dtype=torch.float32, device=self.device)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self._ops.linear(x, self.lm_head).float()
+        logits = self._ops.linear(x, self.lm_head)
         softcap = self.config.final_softcap
         if softcap:
-            logits = torch.tanh(logits / softcap) * softcap
-        return logits
+            return torch.tanh(logits.float() / softcap) * softcap
+        # On a GPU a second copy of twice the size would take longer than sampling.
+        return logits.float() if logits.device.type == "cpu" else logits
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

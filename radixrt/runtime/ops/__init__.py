@@ -50,7 +50,7 @@ def _load(name: str, device: torch.device) -> Ops:
             case "triton":
                 from radixrt.runtime.ops.triton import TritonOps
 
-                return TritonOps()
+                return TritonOps(device)
             case _:
                 from radixrt.runtime.ops.reference import ReferenceOps
 

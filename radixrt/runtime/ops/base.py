@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from radixrt.runtime.sampler import SamplingRows
+
 
 class Ops(Protocol):
     """Operations of one device; chosen once at start-up.
@@ -54,6 +56,26 @@ class Ops(Protocol):
         """``act(gate) * up`` for gate_up [T, 2F] (gate first); act is "silu" or "gelu_tanh"."""
         ...
 
+    def gated_linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
+    ) -> torch.Tensor:
+        """``gated_act(linear(x, weight, bias), act)``: weight [2F, K], gate first; [T, F]."""
+        ...
+
+    def rope_kv_write(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        """``rope``, then ``kv_write``; what is left in ``key`` is undefined."""
+        ...
+
     def kv_write(
         self,
         key: torch.Tensor,
@@ -78,5 +100,10 @@ class Ops(Protocol):
         ...
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
-        """Set logits [R, V] f32 to -inf where ``bitmask`` int32 [R, ceil(V / 32)] has a 0 bit."""
+        """Set logits [R, V] to -inf where ``bitmask`` int32 [R, ceil(V / 32)] has a 0 bit."""
+        ...
+
+    def sample(self, logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+        """Return the chosen token of each row, int64 [K], as ``sampler.sample`` defines it; logits
+        [K, V] are not modified. Nothing is read back from the device."""
         ...

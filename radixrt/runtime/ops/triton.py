@@ -1,12 +1,24 @@
-"""The element-wise operations in Triton; matrix products go to torch (cuBLAS, hipBLAS)."""
+"""The operations in Triton; products of many rows go to torch (cuBLAS, hipBLAS).
+
+On Hopper and later kernels are launched as dependents of the one before (programmatic dependent
+launch): they start while it ends, and wait for it before they touch memory. That hides most of
+the few microseconds between two kernels, of which a decode step has hundreds.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from radixrt.runtime.device import has_dependent_launch
 from radixrt.runtime.ops.reference import ReferenceOps
+from radixrt.runtime.ops.triton_linear import FewRows
+from radixrt.runtime.ops.triton_sampling import sample_rows
+from radixrt.runtime.sampler import SamplingRows
 
 
 @triton.jit
@@ -23,7 +35,11 @@ def _rms_norm(
     BLOCK: tl.constexpr,
     ADD_ONE: tl.constexpr,
     ADD: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    if DEPENDENT:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -46,42 +62,76 @@ def _rms_norm(
 
 
 @triton.jit
-def _rope(
+def _rope_kv_write(
     query,
     key,
+    value,
     positions,
     cos_sin,
+    k_cache,
+    v_cache,
+    slots,
     query_stride,
     key_stride,
+    value_stride,
+    page_stride,
+    token_stride,
+    PAGE_SIZE: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
     HEADS_PAD: tl.constexpr,
+    KV_HEADS_PAD: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    if DEPENDENT:
+        gdc_launch_dependents()
+        gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + token)
-    column = tl.arange(0, BLOCK)
+    slot = tl.load(slots + token)
+    column = tl.arange(0, BLOCK)[None, :]
     inside = column < HALF
-    cos = tl.load(cos_sin + position * 2 * HALF + column, mask=inside, other=0.0)[None, :]
-    sin = tl.load(cos_sin + position * 2 * HALF + HALF + column, mask=inside, other=0.0)[None, :]
+    cos = tl.load(cos_sin + position * 2 * HALF + column, mask=inside, other=0.0)
+    sin = tl.load(cos_sin + position * 2 * HALF + HALF + column, mask=inside, other=0.0)
+
     head = tl.arange(0, HEADS_PAD)[:, None]
-    at = head * 2 * HALF + column[None, :]
-    for is_key in tl.static_range(2):
-        if is_key:
-            base = key + token * key_stride + at
-            live = (head < NUM_KV_HEADS) & inside[None, :]
-        else:
-            base = query + token * query_stride + at
-            live = (head < NUM_HEADS) & inside[None, :]
-        low = tl.load(base, mask=live, other=0.0).to(tl.float32)
-        high = tl.load(base + HALF, mask=live, other=0.0).to(tl.float32)
-        tl.store(base, (low * cos - high * sin).to(query.dtype.element_ty), mask=live)
-        tl.store(base + HALF, (high * cos + low * sin).to(query.dtype.element_ty), mask=live)
+    live = (head < NUM_HEADS) & inside
+    at = query + token * query_stride + head * 2 * HALF + column
+    low = tl.load(at, mask=live, other=0.0).to(tl.float32)
+    high = tl.load(at + HALF, mask=live, other=0.0).to(tl.float32)
+    tl.store(at, (low * cos - high * sin).to(query.dtype.element_ty), mask=live)
+    tl.store(at + HALF, (high * cos + low * sin).to(query.dtype.element_ty), mask=live)
+
+    head = tl.arange(0, KV_HEADS_PAD)[:, None]
+    live = (head < NUM_KV_HEADS) & inside
+    offset = head * 2 * HALF + column
+    target = slot // PAGE_SIZE * page_stride + slot % PAGE_SIZE * token_stride + offset
+    at = key + token * key_stride + offset
+    low = tl.load(at, mask=live, other=0.0).to(tl.float32)
+    high = tl.load(at + HALF, mask=live, other=0.0).to(tl.float32)
+    tl.store(k_cache + target, (low * cos - high * sin).to(k_cache.dtype.element_ty), mask=live)
+    tl.store(
+        k_cache + target + HALF, (high * cos + low * sin).to(k_cache.dtype.element_ty), mask=live
+    )
+    at = value + token * value_stride + offset
+    tl.store(v_cache + target, tl.load(at, mask=live), mask=live)
+    tl.store(v_cache + target + HALF, tl.load(at + HALF, mask=live), mask=live)
 
 
 @triton.jit
-def _gated_act(gate_up, out, WIDTH: tl.constexpr, SILU: tl.constexpr, BLOCK: tl.constexpr):
+def _gated_act(
+    gate_up,
+    out,
+    WIDTH: tl.constexpr,
+    SILU: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    if DEPENDENT:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -94,30 +144,6 @@ def _gated_act(gate_up, out, WIDTH: tl.constexpr, SILU: tl.constexpr, BLOCK: tl.
         gate = gate / (1.0 + tl.exp(-2.0 * inner))
     result = gate.to(out.dtype.element_ty) * up
     tl.store(out + row * WIDTH + columns, result.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _kv_write(
-    key,
-    value,
-    k_cache,
-    v_cache,
-    slots,
-    key_stride,
-    value_stride,
-    page_stride,
-    token_stride,
-    PAGE_SIZE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < WIDTH
-    target = slot // PAGE_SIZE * page_stride + slot % PAGE_SIZE * token_stride + columns
-    tl.store(k_cache + target, tl.load(key + token * key_stride + columns, mask=inside), inside)
-    tl.store(v_cache + target, tl.load(value + token * value_stride + columns, mask=inside), inside)
 
 
 @triton.jit
@@ -134,6 +160,29 @@ class TritonOps(ReferenceOps):
     """The provider "triton": one launch an operation."""
 
     name = "triton"
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_dependent = has_dependent_launch(device)
+        self._few_rows = FewRows(device, dependent=self._is_dependent)
+        self._launch: dict[str, Any] = {"DEPENDENT": self._is_dependent}
+        if self._is_dependent:  # an option that Triton's other back ends do not know
+            self._launch["launch_pdl"] = True
+
+    def linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See ``Ops.linear``."""
+        if self._few_rows.serves(x, weight):
+            return self._few_rows(x, weight, bias)
+        return super().linear(x, weight, bias)
+
+    def gated_linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
+    ) -> torch.Tensor:
+        """See ``Ops.gated_linear``."""
+        if self._few_rows.serves(x, weight, gated=True):
+            return self._few_rows(x, weight, bias, act)
+        return super().gated_linear(x, weight, bias, act)
 
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, add_one: bool = False
@@ -158,8 +207,8 @@ class TritonOps(ReferenceOps):
         self._norm(x, residual, out, weight, eps, 1, add_one=add_one, add=True)
         return out, residual
 
-    @staticmethod
     def _norm(
+        self,
         x: torch.Tensor,
         residual: torch.Tensor,
         out: torch.Tensor,
@@ -186,26 +235,45 @@ class TritonOps(ReferenceOps):
             ADD_ONE=add_one,
             ADD=add,
             num_warps=min(16, max(1, block // 512)),
+            **self._launch,
         )
 
-    def rope(
-        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
+    def rope_kv_write(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        slots: torch.Tensor,
     ) -> None:
-        """See ``Ops.rope``; heads of one token are contiguous, tokens may be strided."""
+        """See ``Ops.rope_kv_write``; heads of one token are contiguous, tokens may be strided."""
         half = query.shape[2] // 2
-        _rope[(query.shape[0],)](
+        _rope_kv_write[(query.shape[0],)](
             query,
             key,
+            value,
             positions,
             cos_sin,
+            k_cache,
+            v_cache,
+            slots,
             query.stride(0),
             key.stride(0),
+            value.stride(0),
+            k_cache.stride(0),
+            k_cache.stride(1),
+            PAGE_SIZE=k_cache.shape[1],
             NUM_HEADS=query.shape[1],
             NUM_KV_HEADS=key.shape[1],
             HALF=half,
             BLOCK=triton.next_power_of_2(half),
-            HEADS_PAD=triton.next_power_of_2(max(query.shape[1], key.shape[1])),
+            HEADS_PAD=triton.next_power_of_2(query.shape[1]),
+            KV_HEADS_PAD=triton.next_power_of_2(key.shape[1]),
             num_warps=4,
+            **self._launch,
         )
 
     def gated_act(self, gate_up: torch.Tensor, act: str) -> torch.Tensor:
@@ -214,35 +282,9 @@ class TritonOps(ReferenceOps):
         out = torch.empty((gate_up.shape[0], width), dtype=gate_up.dtype, device=gate_up.device)
         block = min(1024, triton.next_power_of_2(width))
         _gated_act[(gate_up.shape[0], triton.cdiv(width, block))](
-            gate_up, out, WIDTH=width, SILU=act == "silu", BLOCK=block, num_warps=4
+            gate_up, out, WIDTH=width, SILU=act == "silu", BLOCK=block, num_warps=4, **self._launch
         )
         return out
-
-    def kv_write(
-        self,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        slots: torch.Tensor,
-    ) -> None:
-        """See ``Ops.kv_write``."""
-        width = key.shape[1] * key.shape[2]
-        _kv_write[(key.shape[0],)](
-            key,
-            value,
-            k_cache,
-            v_cache,
-            slots,
-            key.stride(0),
-            value.stride(0),
-            k_cache.stride(0),
-            k_cache.stride(1),
-            PAGE_SIZE=k_cache.shape[1],
-            WIDTH=width,
-            BLOCK=triton.next_power_of_2(width),
-            num_warps=4,
-        )
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
         """See ``Ops.apply_token_mask``."""
@@ -256,3 +298,7 @@ class TritonOps(ReferenceOps):
             BLOCK=4096,
             num_warps=8,
         )
+
+    def sample(self, logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+        """See ``Ops.sample``."""
+        return sample_rows(logits, rows, self._launch)

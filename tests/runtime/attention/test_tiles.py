@@ -58,15 +58,21 @@ batches = st.builds(
 )
 
 
-def visible(tiles: Tiles, batch: Batch, window: int) -> dict[int, list[tuple[int, int]]]:
+def visible(
+    tiles: Tiles, pages: Int32, batch: Batch, window: int
+) -> dict[int, list[tuple[int, int]]]:
     """Return the keys each token meets in these tiles, with the kernel's mask applied."""
     met: dict[int, list[tuple[int, int]]] = {}
-    for index in range(len(tiles.row)):
+    size = batch.page_size
+    for index in range(len(tiles.page)):
         for token in tiles.tokens[index][tiles.tokens[index] >= 0].tolist():
             _, position = batch.position(token)
             start, end = int(tiles.kv_start[index]), int(tiles.kv_end[index])
             first = max(start, position - window + 1) if window else start
-            keys = batch.keys(int(tiles.row[index]), first, min(end, position + 1))
+            at = int(tiles.page[index]) - start // size
+            keys = [
+                (int(pages[at + p // size]), p % size) for p in range(first, min(end, position + 1))
+            ]
             met.setdefault(token, []).extend(keys)
     return met
 
@@ -94,8 +100,8 @@ def test_every_token_meets_every_key_it_may_see_exactly_once(
         group=group,
         min_run_tokens=2 * batch.page_size,
     )
-    small = visible(plan.small, batch, window)
-    large = visible(plan.large, batch, window)
+    small = visible(plan.small, plan.pages, batch, window)
+    large = visible(plan.large, plan.pages, batch, window)
     for token in range(int(batch.query_start[-1])):
         row, position = batch.position(token)
         first = max(0, position - window + 1) if window else 0

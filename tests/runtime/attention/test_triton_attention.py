@@ -22,7 +22,7 @@ if not torch.cuda.is_available() and np.lib.NumpyVersion(np.__version__) >= "2.4
         allow_module_level=True,
     )
 
-from radixrt.runtime.attention.triton import PlanTooLarge, TritonAttention
+from radixrt.runtime.attention.triton import TritonAttention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -60,7 +60,8 @@ def test_results_are_those_of_the_reference(
 
 def test_memory_of_a_fixed_size_serves_one_batch_after_another() -> None:
     layer, page_size = spec(8, 2, 64, 0, 0.0), 16
-    ours = TritonAttention([layer], page_size, DEVICE, recorded_rows=12)
+    ours = TritonAttention([layer], page_size, DEVICE)
+    room = [array.copy() for array in ours.room(12, 11, 1000)]
     for seed, groups in ((0, 4), (1, 2), (2, 3)):
         batch, num_pages = shared_prefix_batch(page_size, groups=groups, seed=seed)
         inputs = random_inputs(layer, batch, num_pages, page_size)
@@ -68,14 +69,22 @@ def test_memory_of_a_fixed_size_serves_one_batch_after_another() -> None:
         reference.plan(batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ours.plan(batch)
+            arrays = ours.arrays(batch.query_start_host, batch.kv_lens_host, batch.page_table_host)
+            assert arrays is not None
+            for fixed, new in zip(room, arrays, strict=True):
+                fixed[: len(new)] = new
+            tensors = [torch.from_numpy(array).to(DEVICE) for array in room]
+            ours.bind(tensors, ours.num_partials(12), batch.positions)
             got = ours.run(0, *inputs)
         torch.testing.assert_close(got, reference.run(0, *inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_that_does_not_fit_the_fixed_memory_is_refused() -> None:
-    layer = spec(8, 2, 64, 0, 0.0)
-    ours = TritonAttention([layer], 16, DEVICE, recorded_rows=1)
-    batch, _ = shared_prefix_batch(16, groups=200)
-    with pytest.raises(PlanTooLarge):
-        ours.plan(batch)
+def test_a_plan_with_too_many_partial_results_is_refused() -> None:
+    ours = TritonAttention([spec(8, 2, 64, 0, 0.0)], 1, DEVICE)
+    batch, _ = shared_prefix_batch(1, groups=2, width=2)
+    few = batch.query_start_host, batch.kv_lens_host, batch.page_table_host
+    assert ours.arrays(*few) is not None
+    deep = [np.full(3, 600_000, np.int32), np.arange(3 * 600_000, dtype=np.int32).reshape(3, -1)]
+    ours._parallel = 10_000
+    ours.num_partials = lambda num_rows: [num_rows]  # type: ignore[method-assign]
+    assert ours.arrays(np.arange(4, dtype=np.int32), *deep) is None

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixrt.runtime import sampler
-from radixrt.runtime.sampler import SamplingRows, edit_row, logprobs_of, sample, uniforms
+from radixrt.runtime.sampler import (
+    SamplingRows,
+    apply_edits,
+    edits_of,
+    logprobs_of,
+    sample,
+    uniforms,
+)
 
 
 def rows(count: int, **changes: Any) -> SamplingRows:
@@ -27,7 +34,9 @@ def rows(count: int, **changes: Any) -> SamplingRows:
     types = {"top_k": np.int32}
     return SamplingRows(
         **{
-            name: np.broadcast_to(np.array(value, types.get(name, np.float32)), (count,)).copy()
+            name: torch.from_numpy(
+                np.broadcast_to(np.array(value, types.get(name, np.float32)), (count,)).copy()
+            )
             for name, value in values.items()
         }
     )
@@ -120,12 +129,20 @@ def test_random_numbers_depend_on_seed_and_position_alone() -> None:
     assert abs(np.corrcoef(along[1:], along[:-1])[0, 1]) < 0.1
 
 
+def edited(logits: torch.Tensor, sampling: Any, token_ids: Any) -> torch.Tensor:
+    """Return the one row of logits after its edits; the first two tokens are the prompt."""
+    found = edits_of(0, sampling, token_ids, 2, keep_stops=False)
+    row = logits.clone()[None]
+    arrays = (found.rows, found.token_ids, found.factor, found.minus)
+    apply_edits(row, *(torch.from_numpy(array) for array in arrays))
+    return row[0]
+
+
 def test_penalties_bias_and_min_tokens_edit_the_row() -> None:
     logits = torch.tensor([2.0, -1.0, 0.5, 1.0, 3.0, 0.0])
     tokens = np.array([0, 1, 3, 3, 2], np.int32)  # prompt 0 1, generated 3 3 2
-    row = logits.clone()
-    edit_row(
-        row,
+    row = edited(
+        logits,
         params(
             repetition_penalty=2.0,
             frequency_penalty=0.25,
@@ -135,13 +152,10 @@ def test_penalties_bias_and_min_tokens_edit_the_row() -> None:
             stop_token_ids=(4,),
         ),
         tokens,
-        2,
-        keep_stops=False,
     )
     expected = [2 / 2 - 1, -1 * 2, 0.5 / 2 - 0.25 - 0.5, 1 / 2 - 2 * 0.25 - 0.5, -np.inf, 4.0]
     np.testing.assert_allclose(row.numpy(), expected)
-    row = logits.clone()
-    edit_row(row, params(min_tokens=3, stop_token_ids=(4,)), tokens, 2, keep_stops=False)
+    row = edited(logits, params(min_tokens=3, stop_token_ids=(4,)), tokens)
     np.testing.assert_array_equal(row.numpy(), logits.numpy())
 
 
