@@ -9,13 +9,16 @@ cache; the better of two runs (seeds 0 and 100) counts.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from workloads import WORKLOADS, Prompts
 
@@ -23,6 +26,7 @@ from radixrt.config import RuntimeConfig
 from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
 from radixrt.runtime.wire import (
+    Abort,
     Done,
     EngineFailed,
     EngineReply,
@@ -82,7 +86,7 @@ class EngineDriver:
                 case Step(sampled=sampled):
                     for item in sampled:
                         self._outputs[item.id] += item.token_ids
-                case Done(id=call):
+                case Done(id=call) | EngineFailed(id=int(call), code="cancelled"):
                     self._open.discard(call)
                 case EngineFailed():
                     raise SystemExit(f"the engine failed: {message}")
@@ -94,16 +98,32 @@ class EngineDriver:
                     self.info = info
                     self.phases.append(("ready", time.perf_counter()))
 
-    def generate(self, prompts: Prompts, max_new: list[int]) -> Prompts:
-        """Run all prompts to their end and return what was generated."""
-        calls = range(self._next_id, self._next_id + len(prompts))
-        self._next_id += len(prompts)
+    def submit(self, runs: list[Run]) -> range:
+        """Send calls, under ids of their own, and return those."""
+        calls = range(self._next_id, self._next_id + len(runs))
+        self._next_id += len(runs)
         self._outputs = {call: [] for call in calls}
         self._open = set(calls)
         self.channel.put(
             [
-                Run(call, call, pack_ids(np.array(prompt, np.int32)), greedy(limit))
-                for call, prompt, limit in zip(calls, prompts, max_new, strict=True)
+                msgspec.structs.replace(run, id=call, branch=call)
+                for call, run in zip(calls, runs, strict=True)
+            ]
+        )
+        return calls
+
+    def cancel(self) -> None:
+        """End what runs."""
+        self.channel.put([Abort(call) for call in self._open])
+        while self._open:
+            self.loop.step()
+
+    def generate(self, prompts: Prompts, max_new: list[int]) -> Prompts:
+        """Run all prompts to their end and return what was generated."""
+        calls = self.submit(
+            [
+                Run(0, 0, pack_ids(np.array(prompt, np.int32)), greedy(limit))
+                for prompt, limit in zip(prompts, max_new, strict=True)
             ]
         )
         while self._open:
@@ -124,6 +144,25 @@ class EngineDriver:
         return self._reply
 
 
+@contextlib.contextmanager
+def runtime_config(model: str, settings: list[str]) -> Iterator[RuntimeConfig]:
+    """Yield the config of a model directory, or of a named shape with made-up weights, with the
+    OPTION=VALUE ``settings``; its files are there until the context ends."""
+    options: dict[str, Any] = {}
+    for item in settings:
+        name, value = item.split("=", 1)
+        options[name] = int(value) if value.lstrip("-").isdigit() else value
+    with tempfile.TemporaryDirectory() as folder:
+        if model == "llama-3.1-8b":
+            path = Path(folder, model)
+            path.mkdir()
+            Path(path, "config.json").write_text(json.dumps(LLAMA_8B), encoding="utf-8")
+            options |= {"model": path, "load_format": "dummy"}
+        else:
+            options["model"] = Path(model)
+        yield RuntimeConfig(**options)
+
+
 def main() -> None:
     """Print one line a workload."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,18 +174,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    options: dict[str, Any] = {}
-    for item in arguments.set:
-        name, value = item.split("=", 1)
-        options[name] = int(value) if value.lstrip("-").isdigit() else value
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.model == "llama-3.1-8b":
-            Path(folder, "config.json").write_text(json.dumps(LLAMA_8B), encoding="utf-8")
-            options |= {"model": Path(folder), "load_format": "dummy"}
-        else:
-            options["model"] = Path(arguments.model)
-        driver = EngineDriver(RuntimeConfig(**options))
+    with runtime_config(arguments.model, arguments.set) as config:
+        driver = EngineDriver(config)
     driver.generate([[11, 12, 13]], [1])
     first_token = time.perf_counter() - begin
     print({k: v for k, v in driver.info.items() if isinstance(v, str | int | float)})

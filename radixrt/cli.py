@@ -55,7 +55,12 @@ def serve(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     page_size: Annotated[int, typer.Option(help="Tokens a KV page holds.")] = 16,
-    max_running: Annotated[int, typer.Option(help="Requests computed at the same time.")] = 256,
+    max_running: Annotated[
+        int, typer.Option(help="Requests computed at the same time; 0 chooses by device.")
+    ] = 0,
+    mixed_step_tokens: Annotated[
+        int, typer.Option(help="New tokens of a step beside decoding; 0 chooses by device.")
+    ] = 0,
     max_step_tokens: Annotated[
         int, typer.Option(help="New tokens of one step; 0 chooses by device.")
     ] = 0,

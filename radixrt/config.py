@@ -34,11 +34,16 @@ class RuntimeConfig:
     page_size: int = 16
     """Tokens a KV page holds."""
 
-    max_running: int = 256
-    """Requests that are computed at the same time."""
+    max_running: int = 0
+    """Requests that are computed at the same time; 0 derives it: 256 on a CPU, 512 to 4096 on a GPU
+    by its memory."""
 
     max_step_tokens: int = 0
     """New tokens of one step (the chunk budget); 0 derives it: 512 on a CPU, 8192 on a GPU."""
+
+    mixed_step_tokens: int = 0
+    """New tokens of a step in which requests decode; 0 derives it: 512 on a GPU, on a CPU as many
+    as ``max_step_tokens``."""
 
     context_length: int = 0
     """Longest prompt plus generation; 0 is the model's."""
@@ -98,42 +103,54 @@ class RuntimeConfig:
         """The model's directory."""
         return DEFAULT_MODEL if self.model is None else Path(self.model)
 
-    def resolve(self, *, device: str | None = None) -> RuntimeConfig:
+    def resolve(
+        self, *, device: str | None = None, memory_bytes: int | None = None
+    ) -> RuntimeConfig:
         """Return a checked config with everything derived that is known here.
 
-        ``device`` is what "auto" stands for; without it, what depends on the device stays open for
-        the engine process to derive. ``context_length`` 0 stays until the model is known. Raises
-        ``ConfigError``.
+        ``device`` is what "auto" stands for and ``memory_bytes`` the memory it has; without them,
+        what depends on the device stays open for the engine process to derive. ``context_length`` 0
+        stays until the model is known. Raises ``ConfigError``.
         """
         name = device if device is not None and self.device == "auto" else self.device
-        is_gpu = name.startswith("cuda")
-        max_step_tokens, overlap = self.max_step_tokens, self.overlap
-        if name != "auto":
-            least = self.max_running + self.page_size
-            max_step_tokens = max_step_tokens or max(least, 8192 if is_gpu else 512)
-            overlap = int(is_gpu) if overlap == -1 else overlap
+        derived: dict[str, Any] = {}
+        if name == "cpu" or (name != "auto" and memory_bytes is not None):
+            derived = self._derive(name.startswith("cuda"), memory_bytes or 0)
         resolved = replace(
-            self,
-            model=self.model_path.expanduser().absolute(),
-            device=name,
-            max_step_tokens=max_step_tokens,
-            overlap=overlap,
+            self, model=self.model_path.expanduser().absolute(), device=name, **derived
         )
         resolved._check()
         return resolved
 
+    def _derive(self, is_gpu: bool, memory_bytes: int) -> dict[str, int]:
+        max_running = self.max_running
+        if not max_running:
+            sizes = [(96 << 30, 4096), (64 << 30, 2048), (32 << 30, 1024), (0, 512)]
+            by_memory = next(count for least, count in sizes if memory_bytes >= least)
+            max_running = by_memory if is_gpu else 256
+        least = max_running + self.page_size
+        max_step_tokens = self.max_step_tokens or max(least, 8192 if is_gpu else 512)
+        return {
+            "max_running": max_running,
+            "max_step_tokens": max_step_tokens,
+            "mixed_step_tokens": self.mixed_step_tokens or (512 if is_gpu else max_step_tokens),
+            "overlap": int(is_gpu) if self.overlap == -1 else self.overlap,
+        }
+
     def _check(self) -> None:
         for name in (
             "page_size",
-            "max_running",
             "max_queue",
             "max_clients",
             "max_calls_per_client",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("max_running", "mixed_step_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)}: 0 derives it, or at least 1")
         least = self.max_running + self.page_size
-        if self.max_step_tokens and self.max_step_tokens < least:
+        if self.max_running and self.max_step_tokens and self.max_step_tokens < least:
             raise ConfigError(
                 f"max_step_tokens={self.max_step_tokens} is below max_running={self.max_running} + "
                 f"page_size={self.page_size}: every running request takes a token of a step and a "

@@ -19,6 +19,7 @@ def shared_prefix_batch(
     width: int = 3,
     prefills: tuple[int, ...] = (),
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> tuple[ForwardBatch, int]:
     """Return a batch and its number of pages: ``groups`` × ``width`` decoding rows with five pages
     common to all and three to each group, then a row for each of ``prefills`` new tokens."""
@@ -41,7 +42,7 @@ def shared_prefix_batch(
         pages.append(common + new_pages(-(-num_new // page_size)))
         query_lens.append(num_new)
         kv_lens.append(5 * page_size + num_new)
-    return make_batch(query_lens, kv_lens, pages, page_size), next(numbers)
+    return make_batch(query_lens, kv_lens, pages, page_size, device=device), next(numbers)
 
 
 def random_inputs(

@@ -43,7 +43,7 @@ def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
     "options",
     [
         {"page_size": 0},
-        {"max_running": 0},
+        {"max_running": -1},
         {"max_running": 600, "max_step_tokens": 512},
         {"overlap": 2},
         {"context_length": -1},
@@ -59,8 +59,10 @@ def test_resolve_derives_a_new_config_for_the_device() -> None:
     config = RuntimeConfig()
     cpu = config.resolve(device="cpu")
     assert (cpu.device, cpu.max_step_tokens, cpu.overlap) == ("cpu", 512, 0)
-    cuda = config.resolve(device="cuda:0")
+    cuda = config.resolve(device="cuda:0", memory_bytes=80 << 30)
     assert (cuda.device, cuda.max_step_tokens, cuda.overlap) == ("cuda:0", 8192, 1)
+    assert (cpu.max_running, cuda.max_running) == (256, 2048)
+    assert cuda.mixed_step_tokens < cuda.max_step_tokens
     assert cpu.model == DEFAULT_MODEL
     assert config == RuntimeConfig()
     assert config.resolve().device == "auto"

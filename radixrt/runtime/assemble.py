@@ -18,7 +18,7 @@ from radixrt.runtime.attention import choose_attention
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
-from radixrt.runtime.graph import DecodeGraphs
+from radixrt.runtime.graph import StepGraphs
 from radixrt.runtime.kv import KvPool, KvSpace
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OVERTAKE_LIMIT = 64
+"""Later arrivals that may be admitted before a request, where fewer run at the same time."""
+
 MORE_LOGITS_ROWS = 64
 """Wanted logits of a step beyond one a running request, for scoring."""
 
@@ -58,7 +61,8 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
 
     device = devices.choose_device(config.device)
     model_config = read_config(config.model_path)
-    config = _with_context(config.resolve(device=str(device)), model_config)
+    total = devices.memory_info(device).total
+    config = _with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
     dtype = devices.choose_dtype(config.dtype, model_config.dtype, device)
     ops = choose_ops(device, config.ops)
     attention = choose_attention(
@@ -77,7 +81,9 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
         load_format=config.load_format,
         seed=config.seed,
     )
-    limits = Limits(config.max_step_tokens, config.max_running + MORE_LOGITS_ROWS)
+    limits = Limits(
+        config.max_step_tokens, config.max_running + MORE_LOGITS_ROWS, config.mixed_step_tokens
+    )
 
     progress("profile", f"{limits.max_step_tokens} tokens, {config.max_running} running")
     worst = WorstSteps(model, attention, ops, config, limits, device, dtype)
@@ -120,7 +126,14 @@ def _assemble(
     slots = SlotTable(config.max_running, config.context_length, config.page_size)
     allocator = PageAllocator(memory.num_pages)
     kv = KvSpace(RadixCache(allocator, config.page_size), allocator, slots, reuse=config.cache)
-    scheduler = Scheduler(slots, kv, limits, Metrics(), lease_bias_s=config.lease_bias_s)
+    scheduler = Scheduler(
+        slots,
+        kv,
+        limits,
+        Metrics(),
+        lease_bias_s=config.lease_bias_s,
+        overtake_limit=max(OVERTAKE_LIMIT, config.max_running),
+    )
     vocab_size = model.config.vocab_size
     calls = OpenCalls(
         scheduler,
@@ -144,15 +157,15 @@ def _record_graphs(
     attention: AttentionBackend,
     slots: SlotTable,
     last_ids: torch.Tensor,
-) -> DecodeGraphs | None:
-    """Return graphs of decode steps on a device where decode is the kernel of ours, which a graph
-    can record."""
+) -> StepGraphs | None:
+    """Return graphs of small steps, on a device where decode is the kernel of ours: a graph can
+    record that."""
     device = last_ids.device
     if device.type != "cuda" or not config.graphs or not attention.name.startswith("triton"):
         return None
     from radixrt.runtime.attention.triton import TritonAttention
 
-    return DecodeGraphs(
+    return StepGraphs(
         lambda batch, attention: model.forward(batch, pool.k, pool.v, attention),
         TritonAttention(model.config.attention, config.page_size, device),
         config.max_running,

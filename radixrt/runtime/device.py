@@ -206,9 +206,8 @@ class FixedUpload:
         self._taken = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._taken.record()
         self.tensors = self._packing.views(self._fixed)
-        self._fixed[: self._packing.starts[-1]].copy_(
-            self._packing.pack(self._packing.arrays), non_blocking=True
-        )
+        first = self._packing.pack(self._packing.arrays)
+        self._fixed[: len(first)].copy_(first, non_blocking=True)
 
     def refill(self, arrays: Sequence[NDArray[Any]]) -> bool:
         """Overwrite with arrays of the same types and row shapes, the rest of the rows is then

@@ -14,7 +14,7 @@ from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.builder import DeviceSampling, device_batch, device_sampling, host_step
 from radixrt.runtime.device import Readback, upload
 from radixrt.runtime.grammar.masks import Masks
-from radixrt.runtime.graph import DecodeGraphs
+from radixrt.runtime.graph import StepGraphs
 from radixrt.runtime.kv import KvPool
 from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
@@ -74,7 +74,7 @@ class Engine:
         ops: Ops,
         slots: SlotTable,
         device: torch.device,
-        graphs: DecodeGraphs | None = None,
+        graphs: StepGraphs | None = None,
         last_ids: torch.Tensor | None = None,
     ) -> None:
         self.model = model

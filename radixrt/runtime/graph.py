@@ -1,10 +1,11 @@
-"""Decode steps as recorded graphs: the host replays a whole forward with one call.
+"""Steps of few tokens as recorded graphs: the host replays a whole forward with one call.
 
-A decode step of a large model is hundreds of small launches; issued one by one they take longer
-than the device needs for them. A recorded graph reads and writes the same memory each time, so the
-step's arrays and the attention's plan are copied into place before it is replayed. There is a graph
-for some batch sizes; a batch runs in the next larger one, and its rows beyond the batch write to
-the page that belongs to nobody.
+Such a step of a large model is hundreds of small launches; issued one by one they take longer than
+the device needs for them. A recorded graph reads and writes the same memory each time, so the
+step's arrays and the attention's plan are copied into place before it is replayed. A graph computes
+a fixed number of tokens, whosever they are: decoding rows, small chunks of prompts, or both. There
+is one for some numbers; a step runs in the next larger one, and the tokens beyond its own are rows
+of nobody, which write to the page that belongs to nobody.
 """
 
 from __future__ import annotations
@@ -37,25 +38,30 @@ class RecordedAttention(AttentionBackend, Protocol):
     def num_partials(self, num_rows: int) -> list[int]: ...
     def room(self, num_rows: int, max_pages: int, num_pages: int) -> list[Int32]: ...
     def arrays(
-        self, query_start: Int32, kv_lens: Int32, page_table: Int32
+        self, query_start: Int32, kv_lens: Int32, page_table: Int32, num_partials: list[int]
     ) -> list[Int32] | None: ...
     def bind(
         self, tensors: list[torch.Tensor], num_partials: list[int], positions: torch.Tensor
     ) -> None: ...
 
 
-def graph_sizes(max_rows: int) -> list[int]:
-    """Return the batch sizes that get a graph, ascending, at most an eighth apart: close together
-    where a row costs most of a step, few where a step is long."""
+MAX_MIXED_TOKENS = 1024
+"""Steps that prefill are replayed up to this size: larger ones keep the device busy for longer than
+their launches take, and prefill by the library's kernel is faster."""
+
+
+def graph_sizes(max_tokens: int) -> list[int]:
+    """Return the numbers of tokens that get a graph, ascending, about an eighth apart: close
+    together where a token costs most of a step, few where a step is long."""
     sizes = [1, 2, 4, 8]
-    while sizes[-1] < max_rows:
+    while sizes[-1] < max_tokens:
         step = max(8, 1 << (sizes[-1].bit_length() - 4))
         sizes.append(sizes[-1] + step)
-    return [size for size in sizes if size < max_rows] + [max_rows]
+    return [size for size in sizes if size < max_tokens] + [max_tokens]
 
 
-class DecodeGraphs:
-    """Graphs for up to ``max_rows`` decoding rows of up to ``max_pages`` pages each.
+class StepGraphs:
+    """Graphs for steps of up to ``max_tokens`` tokens, their rows of up to ``max_pages`` pages.
 
     ``forward`` runs the model over a KV pool of ``num_pages``; ``last_ids`` holds what each slot
     sampled last.
@@ -65,7 +71,7 @@ class DecodeGraphs:
         self,
         forward: Forward,
         attention: RecordedAttention,
-        max_rows: int,
+        max_tokens: int,
         max_pages: int,
         num_pages: int,
         last_ids: torch.Tensor,
@@ -73,7 +79,7 @@ class DecodeGraphs:
     ) -> None:
         self._forward = forward
         self._attention = attention
-        self._sizes = np.array(sizes or graph_sizes(max_rows))
+        self._sizes = np.array(sizes or graph_sizes(max_tokens))
         self._max_pages = max_pages
         self._num_pages = num_pages
         self._last_ids = last_ids
@@ -100,18 +106,24 @@ class DecodeGraphs:
         self._uploads[size] = uploads
 
     def run(self, host: HostStep) -> tuple[torch.Tensor, DeviceSampling] | None:
-        """Return the logits [B, vocab_size] of a step and how it samples, both valid until the next
-        call; None for one that does not decode throughout, or whose sharing is too fine."""
-        rows = host.num_rows
-        if not host.is_decode or rows > self._sizes[-1]:
+        """Return the logits [R, vocab_size] of a step and how it samples, both valid until the next
+        call; None for one that is too large, or whose sharing is too fine."""
+        num_tokens = len(host.arrays.input_ids)
+        most = self._sizes[-1] if host.is_decode else min(self._sizes[-1], MAX_MIXED_TOKENS)
+        if num_tokens > most:
             return None
-        size = int(self._sizes[np.searchsorted(self._sizes, rows)])
+        size = int(self._sizes[np.searchsorted(self._sizes, num_tokens)])
         padded = pad(host, size)
         arrays = padded.arrays
-        plans = self._attention.arrays(arrays.query_start, arrays.kv_lens, padded.page_table)
+        plans = self._attention.arrays(
+            arrays.query_start,
+            arrays.kv_lens,
+            padded.page_table,
+            self._attention.num_partials(size),
+        )
         if plans is None or not self._uploads[size].refill([*arrays, *plans]):
             return None
-        logits = self._graphs[size].replay()[:rows]
+        logits = self._graphs[size].replay()[: len(host.arrays.logits_rows)]
         return logits, device_sampling(host, self._uploads[size].tensors)
 
 
@@ -143,19 +155,22 @@ def _blank(rows: int) -> HostStep:
 
 
 def pad(host: HostStep, size: int) -> HostStep:
-    """Return the decode step with rows of nobody behind it, ``size`` rows in all."""
-    arrays, missing = host.arrays, size - host.num_rows
-    if not missing:
+    """Return the step with rows of nobody behind it: ``size`` tokens and as many wanted logits."""
+    arrays = host.arrays
+    missing = size - len(arrays.input_ids)
+    unwanted = size - len(arrays.logits_rows)
+    if not missing and not unwanted:
         return host
+    more_rows = np.arange(1, missing + 1, dtype=np.int32) + arrays.query_start[-1]
     return HostStep(
         arrays._replace(
             input_ids=np.pad(arrays.input_ids, (0, missing)),
             token_slots=np.pad(arrays.token_slots, (0, missing)),
             positions=np.pad(arrays.positions, (0, missing)),
             kv_slots=np.pad(arrays.kv_slots, (0, missing)),
-            query_start=np.arange(size + 1, dtype=np.int32),
+            query_start=np.concatenate((arrays.query_start, more_rows)),
             kv_lens=np.pad(arrays.kv_lens, (0, missing), constant_values=1),
-            logits_rows=np.arange(size, dtype=np.int64),
+            logits_rows=np.pad(arrays.logits_rows, (0, unwanted)),
         ),
         page_table=np.pad(host.page_table, ((0, missing), (0, 0))),
         is_random=host.is_random,

@@ -15,12 +15,15 @@ Int32 = NDArray[np.int32]
 LOOK_AHEAD = 64
 """Open requests that are asked whether they want a prefix that was just computed."""
 
-Key = tuple[int, int]
+Key = tuple[int, int, int]
 
 
 class WaitingQueue:
     """Orders waiting requests: resumed ones first, then who was overtaken too often, then by
-    longest cached prefix, then by age.
+    longest cached prefix, then by most tokens asked for, then by age.
+
+    What generates longest starts first: a long generation that starts last keeps the device nearly
+    idle at the end (longest processing time first; Graham, 1969).
 
     ``overtake_limit`` bounds how many later arrivals may be admitted before a request; from then on
     it is served in order of age. A *held* request waits for another one to compute a prefix that
@@ -114,7 +117,7 @@ class WaitingQueue:
             if position >= len(self._keys):
                 return
             key = self._keys[position]
-            request = self._open[key[1]]
+            request = self._open[key[-1]]
             if request.seq in offered or request.num_retractions:
                 position += 1
                 continue
@@ -129,7 +132,7 @@ class WaitingQueue:
         ``provider``, which has computed all of them, does."""
         if any(length > start for length, _ in provider.followers):
             return True
-        for _, seq in self._keys[:LOOK_AHEAD]:
+        for *_, seq in self._keys[:LOOK_AHEAD]:
             waiting = self._open[seq]
             if (
                 waiting.logits_from > start
@@ -162,4 +165,4 @@ class WaitingQueue:
 
     @staticmethod
     def _key(request: Request) -> Key:
-        return -request.match_hint, request.seq
+        return -request.match_hint, -request.sampling.max_tokens, request.seq

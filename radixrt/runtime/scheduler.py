@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.runtime.admission import MAX_REFUSALS, Admission
+from radixrt.runtime.admission import MAX_REFUSALS, MIN_SHARED_TOKENS, Admission
 from radixrt.runtime.deadlines import Deadlines
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.kv import KvSpace
@@ -25,10 +25,16 @@ Int32 = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one step: new tokens, and wanted logits."""
+    """Bounds of one step: new tokens, and wanted logits.
+
+    ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound): they
+    wait for the whole step, and beyond what makes a device bound by arithmetic a longer step
+    computes no more a second.
+    """
 
     max_step_tokens: int
     max_logits_rows: int
+    mixed_step_tokens: int = 0
 
 
 class Scheduler:
@@ -66,7 +72,8 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Let a request wait for admission."""
-        request.match_hint = self.kv.peek(request)
+        hint = self.kv.peek(request)
+        request.match_hint = hint if hint >= MIN_SHARED_TOKENS else 0
         self.deadlines.add(request)
         self.queue.add(request)
 
@@ -97,7 +104,7 @@ class Scheduler:
         num_due = len(decodes) + len(chunks)
         decodes = self._with_pages(decodes)
         budget = _Budget(
-            tokens=self.limits.max_step_tokens - len(decodes),
+            tokens=self._num_prefill_tokens(len(decodes)),
             logits=self.limits.max_logits_rows - len(decodes),
             pages=self.kv.num_available,
         )
@@ -110,6 +117,15 @@ class Scheduler:
         if not rows and num_due and not self._retracting:
             self._retract_youngest(1)
         return self._plan(np.array(rows, np.int32), np.array(ends, np.int32))
+
+    def _num_prefill_tokens(self, num_decodes: int) -> int:
+        """Return how many tokens may be computed beside so many decodes."""
+        limits = self.limits
+        room = limits.max_step_tokens - num_decodes
+        if not num_decodes or not limits.mixed_step_tokens:
+            return room
+        mixed = limits.mixed_step_tokens
+        return min(room, max(mixed - num_decodes, mixed // 2))
 
     def _rows_to_compute(self) -> tuple[Int32, Int32]:
         slots = self.slots

@@ -41,11 +41,30 @@ def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
     padded = pad(host, 8)
     assert padded.is_decode
     assert padded.num_rows == 8
+    assert padded.arrays.query_start.tolist() == list(range(9))
     assert padded.arrays.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
     assert padded.arrays.kv_lens.tolist() == [5, 6, 7, 1, 1, 1, 1, 1]
     assert padded.page_table[:3].tolist() == host.page_table.tolist()
     assert not padded.page_table[3:].any()
     assert len(padded.arrays.sample_slots) == 3  # nobody's rows do not sample
+
+
+def test_a_chunk_of_a_prompt_is_followed_by_rows_of_nobody() -> None:
+    blank = _blank(5)
+    host = dataclasses.replace(
+        blank,
+        arrays=blank.arrays._replace(
+            query_start=np.array([0, 1, 5], np.int32),
+            kv_lens=np.array([7, 9], np.int32),
+            logits_rows=np.array([0, 4]),
+        ),
+        page_table=np.array([[1, 2], [3, 4]], np.int32),
+    )
+    padded = pad(host, 8)
+    assert padded.arrays.query_start.tolist() == [0, 1, 5, 6, 7, 8]
+    assert padded.arrays.kv_lens.tolist() == [7, 9, 1, 1, 1]
+    assert padded.page_table.tolist() == [[1, 2], [3, 4], [0, 0], [0, 0], [0, 0]]
+    assert padded.arrays.logits_rows.tolist() == [0, 4, 0, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.gpu

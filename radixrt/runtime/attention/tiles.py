@@ -162,7 +162,7 @@ def plan_tiles(
     window: int = 0,
     group: bool = True,
     min_run_tokens: int = 64,
-    min_step: int = 128,
+    min_step: int = 64,
 ) -> TilePlan:
     """Return the tiles of a batch (arrays as in ``ForwardBatch``).
 

@@ -45,7 +45,7 @@ LARGE = TileShape(rows=64, keys=32, num_warps=4, num_stages=4)
 TILES_PER_PROCESSOR = 4
 """Tiles (times key heads) that a plan is cut into, for each processor."""
 
-PROGRAMS_PER_PROCESSOR = 2
+PROGRAMS_PER_PROCESSOR = 4
 """Programs of a launch: each takes one tile of one key head after the other, so that a recorded
 launch costs the same whatever was set aside for its plan."""
 
@@ -103,8 +103,8 @@ class _DevicePlan:
 class TritonAttention:
     """The backend "triton". ``group`` False reads a shared prefix once a row (for comparison).
 
-    Its launches can be recorded: ``room`` returns arrays as large as the plans of so many decoding
-    rows get, ``bind`` makes ``run`` read them from memory that stays in place, and ``arrays`` is
+    Its launches can be recorded: ``room`` returns arrays as large as the plans of so many tokens
+    get, ``bind`` makes ``run`` read them from memory that stays in place, and ``arrays`` is
     what has to be written there for one batch.
     """
 
@@ -168,38 +168,39 @@ class TritonAttention:
 
     # ------------------------------------------------------------ recorded
 
-    def num_partials(self, num_rows: int) -> list[int]:
+    def num_partials(self, num_tokens: int) -> list[int]:
         """Return the partial results that ``room`` has a place for, for each plan."""
-        return [6 * num_rows + 4 * self._parallel] * len(self._windows)
+        return [6 * num_tokens + 4 * self._parallel] * len(self._windows)
 
-    def room(self, num_rows: int, max_pages: int, num_pages: int) -> list[Int32]:
-        """Return arrays as large as the plans of ``num_rows`` decoding rows usually get at most,
-        with up to ``max_pages`` pages a row and ``num_pages`` in the pool."""
+    def room(self, num_tokens: int, max_pages: int, num_pages: int) -> list[Int32]:
+        """Return arrays as large as the plans of ``num_tokens`` tokens usually get at most, with up
+        to ``max_pages`` pages a row and ``num_pages`` in the pool."""
 
         def tiles(count: int, slots: int) -> Tiles:
             members, spans = np.zeros((count, slots), np.int32), np.zeros(count, np.int32)
             return Tiles(members, spans, spans, spans, members)
 
-        # Groups of few are small tiles; a batch within one small tile has no others.
-        num_large = 0 if num_rows <= self._slots[0] else num_rows + self._parallel
+        # A single token is a small tile.
+        num_large = 0 if num_tokens == 1 else num_tokens + self._parallel
         blank = TilePlan(
-            tiles(2 * num_rows + self._parallel, self._slots[0]),
+            tiles(2 * num_tokens + self._parallel, self._slots[0]),
             tiles(num_large, self._slots[1]),
-            np.zeros(num_rows, np.int32),
-            np.zeros(num_rows + 1, np.int32),
+            np.zeros(num_tokens, np.int32),
+            np.zeros(num_tokens + 1, np.int32),
             0,
-            np.zeros(min(num_rows * max_pages, num_pages + 8 * num_rows), np.int32),
+            np.zeros(min(num_tokens * max_pages, num_pages + 8 * num_tokens), np.int32),
         )
         arrays = _arrays(blank)
         arrays[0] = np.zeros(3, np.int32)
         return arrays * len(self._windows)
 
-    def arrays(self, query_start: Int32, kv_lens: Int32, page_table: Int32) -> list[Int32] | None:
-        """Return the plans of a batch of decoding rows as arrays; None when they have more partial
-        results than there are places. Whether the arrays fit is the caller's to see."""
+    def arrays(
+        self, query_start: Int32, kv_lens: Int32, page_table: Int32, num_partials: list[int]
+    ) -> list[Int32] | None:
+        """Return the plans of a batch as arrays; None when they have more partial results than the
+        places given. Whether the arrays fit is the caller's to see."""
         plans = self._plan(query_start, kv_lens, page_table)
-        most = self.num_partials(len(kv_lens))
-        if any(plan.num_partials > num for plan, num in zip(plans, most, strict=True)):
+        if any(plan.num_partials > num for plan, num in zip(plans, num_partials, strict=True)):
             return None
         return [array for plan in plans for array in _arrays(plan)]
 
@@ -279,6 +280,7 @@ class TritonAttention:
                 NUM_HEADS=spec.num_heads,
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=dim_pad,
+                PIECES=8,
                 num_warps=1,
                 **self._launch,
             )

@@ -160,7 +160,7 @@ def _attend_tile(
             mask=inside[None, :] & (dims[:, None] < HEAD_DIM),
             other=0.0,
         )
-        score = tl.dot(q, k)
+        score = tl.dot(q, k, input_precision="ieee")  # of no effect on half precision
         if HAS_SOFTCAP:
             # scale_log2e carries log2(e); tanh(x) = 1 - 2 / (exp(2x) + 1).
             capped = score * (scale_log2e / 1.4426950408889634) / softcap
@@ -184,7 +184,7 @@ def _attend_tile(
             mask=inside[:, None] & (dims[None, :] < HEAD_DIM),
             other=0.0,
         )
-        acc = acc * decay[:, None] + tl.dot(weight.to(v.dtype), v)
+        acc = acc * decay[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         top = new_top
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -216,6 +216,7 @@ def merge_partials(
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr,
+    PIECES: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
     if DEPENDENT:
@@ -228,21 +229,26 @@ def merge_partials(
     dims = tl.arange(0, DIM_PAD)
     inside = dims < HEAD_DIM
     token = tl.load(merge_token + index).to(tl.int64)
+    first = tl.load(merge_start + index).to(tl.int64)
+    count = tl.load(merge_start + index + 1) - first
     top = float("-inf")
     total = 0.0
     acc = tl.zeros([DIM_PAD], tl.float32)
-    first = tl.load(merge_start + index).to(tl.int64)
-    count = tl.load(merge_start + index + 1) - tl.load(merge_start + index)
-    for piece in range(0, count):
+    for begin in range(0, count, PIECES):
+        piece = begin + tl.arange(0, PIECES)
         place = (first + piece) * NUM_HEADS + head
-        lse = tl.load(partial_lse + place)
-        part = tl.load(partial_out + place * HEAD_DIM + dims, mask=inside, other=0.0)
-        new_top = tl.maximum(top, lse)
+        lse = tl.load(partial_lse + place, mask=piece < count, other=float("-inf"))
+        parts = tl.load(
+            partial_out + place[:, None] * HEAD_DIM + dims[None, :],
+            mask=(piece < count)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        new_top = tl.maximum(top, tl.max(lse))
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
         decay = tl.exp2(top - shift)
         weight = tl.exp2(lse - shift)
-        acc = acc * decay + part * weight
-        total = total * decay + weight
+        acc = acc * decay + tl.sum(parts * weight[:, None], 0)
+        total = total * decay + tl.sum(weight)
         top = new_top
     acc = acc / tl.where(total == 0.0, 1.0, total)
     tl.store(

@@ -1,18 +1,10 @@
-"""The operations in Triton; products of many rows go to torch (cuBLAS, hipBLAS).
-
-On Hopper and later kernels are launched as dependents of the one before (programmatic dependent
-launch): they start while it ends, and wait for it before they touch memory. That hides most of
-the few microseconds between two kernels, of which a decode step has hundreds.
-"""
+"""The operations in Triton; products of many rows go to torch (cuBLAS, hipBLAS)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.device import has_dependent_launch
 from radixrt.runtime.ops.reference import ReferenceOps
@@ -35,11 +27,7 @@ def _rms_norm(
     BLOCK: tl.constexpr,
     ADD_ONE: tl.constexpr,
     ADD: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
-    if DEPENDENT:
-        gdc_launch_dependents()
-        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -83,11 +71,7 @@ def _rope_kv_write(
     BLOCK: tl.constexpr,
     HEADS_PAD: tl.constexpr,
     KV_HEADS_PAD: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
-    if DEPENDENT:
-        gdc_launch_dependents()
-        gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + token)
     slot = tl.load(slots + token)
@@ -127,11 +111,7 @@ def _gated_act(
     WIDTH: tl.constexpr,
     SILU: tl.constexpr,
     BLOCK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
-    if DEPENDENT:
-        gdc_launch_dependents()
-        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -162,11 +142,7 @@ class TritonOps(ReferenceOps):
     name = "triton"
 
     def __init__(self, device: torch.device) -> None:
-        self._is_dependent = has_dependent_launch(device)
-        self._few_rows = FewRows(device, dependent=self._is_dependent)
-        self._launch: dict[str, Any] = {"DEPENDENT": self._is_dependent}
-        if self._is_dependent:  # an option that Triton's other back ends do not know
-            self._launch["launch_pdl"] = True
+        self._few_rows = FewRows(device, dependent=has_dependent_launch(device))
 
     def linear(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
@@ -235,7 +211,6 @@ class TritonOps(ReferenceOps):
             ADD_ONE=add_one,
             ADD=add,
             num_warps=min(16, max(1, block // 512)),
-            **self._launch,
         )
 
     def rope_kv_write(
@@ -273,7 +248,6 @@ class TritonOps(ReferenceOps):
             HEADS_PAD=triton.next_power_of_2(query.shape[1]),
             KV_HEADS_PAD=triton.next_power_of_2(key.shape[1]),
             num_warps=4,
-            **self._launch,
         )
 
     def gated_act(self, gate_up: torch.Tensor, act: str) -> torch.Tensor:
@@ -282,7 +256,7 @@ class TritonOps(ReferenceOps):
         out = torch.empty((gate_up.shape[0], width), dtype=gate_up.dtype, device=gate_up.device)
         block = min(1024, triton.next_power_of_2(width))
         _gated_act[(gate_up.shape[0], triton.cdiv(width, block))](
-            gate_up, out, WIDTH=width, SILU=act == "silu", BLOCK=block, num_warps=4, **self._launch
+            gate_up, out, WIDTH=width, SILU=act == "silu", BLOCK=block, num_warps=4
         )
         return out
 
@@ -301,4 +275,4 @@ class TritonOps(ReferenceOps):
 
     def sample(self, logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
         """See ``Ops.sample``."""
-        return sample_rows(logits, rows, self._launch)
+        return sample_rows(logits, rows)

@@ -20,11 +20,15 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.device import num_processors
 
-MAX_ROWS = 128
+MAX_ROWS = 64
 """More rows than this are bound by arithmetic: they go to the vendor's library."""
 
-PREFETCH_BYTES = 32 << 10
+PREFETCH_BYTES = 16 << 10
 """Weights that a program asks for before it may read x."""
+
+WHOLE_WEIGHTS = 0
+"""Weights of up to so many bytes are asked for whole: they fit the cache, and are read while the
+attention before them leaves the memory idle."""
 
 _MAX_TILES = 1 << 14
 
@@ -143,7 +147,11 @@ class FewRows:
         self._num_processors = num_processors(device)
         self._dependent = dependent
         self._partial = torch.empty(4 << 20, dtype=torch.float32, device=device)
-        self._arrived = torch.zeros(_MAX_TILES, dtype=torch.int32, device=device)
+        self._arrived = torch.zeros(WHOLE_WEIGHTS = 0
+"""Weights of up to so many bytes are asked for whole: they fit the cache, and are read while the
+attention before them leaves the memory idle."""
+
+_MAX_TILES, dtype=torch.int32, device=device)
 
     def serves(self, x: torch.Tensor, weight: torch.Tensor, *, gated: bool = False) -> bool:
         """Whether this product is one of ours: few rows, whole tiles, half precision."""
@@ -187,12 +195,18 @@ class FewRows:
             GATE=_GATES[act],
             HAS_BIAS=bias is not None,
             DEPENDENT=self._dependent,
-            PREFETCH=PREFETCH_BYTES if self._dependent else 0,
+            PREFETCH=self._prefetch(weight, cut) if self._dependent else 0,
             num_warps=cut.num_warps,
             num_stages=cut.num_stages,
             **({"launch_pdl": True} if self._dependent else {}),
         )
         return out
+
+    def _prefetch(self, weight: torch.Tensor, cut: _Cut) -> int:
+        if weight.nbytes > WHOLE_WEIGHTS:
+            return PREFETCH_BYTES
+        piece = cut.block_n * weight.shape[1] * weight.itemsize // cut.split
+        return 1 << (piece.bit_length() - 1)
 
     def _cut(self, rows: int, width: int, inner: int, *, gated: bool) -> _Cut:
         tiles = width // 64

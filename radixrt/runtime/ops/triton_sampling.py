@@ -6,12 +6,9 @@ integers (radix select): as many passes over a row as its type has bits, all of 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.sampler import SamplingRows
 
@@ -65,11 +62,7 @@ def _sample(
     BITS: tl.constexpr,
     IS_GREEDY: tl.constexpr,
     BLOCK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ):
-    if DEPENDENT:
-        gdc_launch_dependents()
-        gdc_wait()
     index = tl.program_id(0)
     row = logits + index.to(tl.int64) * row_stride
     best = tl.full([BLOCK], float("-inf"), tl.float32)
@@ -139,9 +132,8 @@ def _sample(
     tl.store(out + index, chosen.to(tl.int64))
 
 
-def sample_rows(logits: torch.Tensor, rows: SamplingRows, launch: dict[str, Any]) -> torch.Tensor:
-    """Return the chosen token of each row, int64 [K]; see ``sampler.sample``. ``launch`` are the
-    options of every launch of the provider."""
+def sample_rows(logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+    """Return the chosen token of each row, int64 [K]; see ``sampler.sample``."""
     num_rows, vocab_size = logits.shape
     out = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     _sample[(num_rows,)](
@@ -158,6 +150,5 @@ def sample_rows(logits: torch.Tensor, rows: SamplingRows, launch: dict[str, Any]
         IS_GREEDY=not rows.is_random,
         BLOCK=BLOCK,
         num_warps=16,
-        **launch,
     )
     return out

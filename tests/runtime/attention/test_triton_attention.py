@@ -46,8 +46,8 @@ def spec(heads: int, kv_heads: int, head_dim: int, window: int, softcap: float) 
 def test_results_are_those_of_the_reference(
     page_size: int, layer: AttentionSpec, group: bool
 ) -> None:
-    batch, num_pages = shared_prefix_batch(page_size, prefills=(17, 40))
-    inputs = random_inputs(layer, batch, num_pages, page_size)
+    batch, num_pages = shared_prefix_batch(page_size, prefills=(17, 40), device=DEVICE)
+    inputs = [t.to(DEVICE) for t in random_inputs(layer, batch, num_pages, page_size)]
     reference = ReferenceAttention([layer], page_size)
     reference.plan(batch)
     ours = TritonAttention([layer], page_size, DEVICE, group=group)
@@ -63,13 +63,18 @@ def test_memory_of_a_fixed_size_serves_one_batch_after_another() -> None:
     ours = TritonAttention([layer], page_size, DEVICE)
     room = [array.copy() for array in ours.room(12, 11, 1000)]
     for seed, groups in ((0, 4), (1, 2), (2, 3)):
-        batch, num_pages = shared_prefix_batch(page_size, groups=groups, seed=seed)
-        inputs = random_inputs(layer, batch, num_pages, page_size)
+        batch, num_pages = shared_prefix_batch(page_size, groups=groups, seed=seed, device=DEVICE)
+        inputs = [t.to(DEVICE) for t in random_inputs(layer, batch, num_pages, page_size)]
         reference = ReferenceAttention([layer], page_size)
         reference.plan(batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            arrays = ours.arrays(batch.query_start_host, batch.kv_lens_host, batch.page_table_host)
+            arrays = ours.arrays(
+                batch.query_start_host,
+                batch.kv_lens_host,
+                batch.page_table_host,
+                ours.num_partials(12),
+            )
             assert arrays is not None
             for fixed, new in zip(room, arrays, strict=True):
                 fixed[: len(new)] = new
@@ -80,11 +85,8 @@ def test_memory_of_a_fixed_size_serves_one_batch_after_another() -> None:
 
 
 def test_a_plan_with_too_many_partial_results_is_refused() -> None:
-    ours = TritonAttention([spec(8, 2, 64, 0, 0.0)], 1, DEVICE)
-    batch, _ = shared_prefix_batch(1, groups=2, width=2)
-    few = batch.query_start_host, batch.kv_lens_host, batch.page_table_host
-    assert ours.arrays(*few) is not None
-    deep = [np.full(3, 600_000, np.int32), np.arange(3 * 600_000, dtype=np.int32).reshape(3, -1)]
-    ours._parallel = 10_000
-    ours.num_partials = lambda num_rows: [num_rows]  # type: ignore[method-assign]
-    assert ours.arrays(np.arange(4, dtype=np.int32), *deep) is None
+    ours = TritonAttention([spec(8, 2, 64, 0, 0.0)], 16, DEVICE)
+    batch, _ = shared_prefix_batch(16, groups=4)
+    host = batch.query_start_host, batch.kv_lens_host, batch.page_table_host
+    assert ours.arrays(*host, [1000]) is not None
+    assert ours.arrays(*host, [3]) is None
