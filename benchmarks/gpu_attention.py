@@ -37,6 +37,8 @@ SHAPES = {
     "1 x 64 (16/4096/128)": (1, 64, 16, 4096, 128),
     "256 x 1 (0/0/1024)": (256, 1, 0, 0, 1024),
     "64 x 1 (0/0/1024)": (64, 1, 0, 0, 1024),
+    "40 x 64 (1008/256/64)": (40, 64, 1008, 256, 64),
+    "64 x 1 (400/0/928)": (1, 64, 400, 0, 928),
     "8 x 1 (0/0/4096)": (8, 1, 0, 0, 4096),
     "1 x 1 (0/0/4096)": (1, 1, 0, 0, 4096),
 }
@@ -141,10 +143,10 @@ class Case:
 
 def tune(case: Case) -> None:
     """Print the time of other tile shapes."""
-    larges = itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
+    larges = ((64, 64, 4, 3), (128, 32, 8, 3), (128, 64, 8, 3))
+    smalls = ((16, 64, 2, 3), (16, 64, 4, 2), (16, 32, 2, 3))
     variants = [(TileShape(*large), SMALL) for large in larges]
-    smalls = itertools.product((32, 64, 128), (2, 4), (2, 3, 4))
-    variants += [(LARGE, TileShape(16, *small)) for small in smalls]
+    variants += [(LARGE, TileShape(*small)) for small in smalls]
     for large, small in variants:
         try:
             us, _, _ = case.measure(

@@ -162,15 +162,13 @@ def plan_tiles(
     window: int = 0,
     group: bool = True,
     min_run_tokens: int = 64,
-    min_step: int = 64,
 ) -> TilePlan:
     """Return the tiles of a batch (arrays as in ``ForwardBatch``).
 
     ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile. ``parallel`` is
     the number of tiles that keep the device busy (multiprocessors × tiles each, divided by the key
-    heads); ranges are cut into pieces until there are so many, but not below ``min_step``
-    positions. With a sliding ``window`` nothing is grouped: rows of different lengths see
-    different parts of a run.
+    heads); ranges are cut into pieces until there are about so many. With a sliding ``window``
+    nothing is grouped: rows of different lengths see different parts of a run.
     """
     query_lens = np.diff(query_start)
     decoding = np.flatnonzero(query_lens == 1).astype(np.int32)
@@ -198,25 +196,26 @@ def plan_tiles(
     own_first = np.maximum(own_start[decoding], kv_lens[decoding] - window if window else 0)
     own_lens = kv_lens[decoding] - own_first
     own_pages = lists.add(decoding, own_first // page_size, -(-kv_lens[decoding] // page_size))
-    work = int(own_lens.sum()) + sum(end - start for _, _, start, end in pieces)
-    step = max(min_step, -(-work // max(parallel, 1)))
     # In whole pages, so that a piece begins with a page, and in whole blocks of keys.
     unit = math.lcm(64, page_size)
-    step = -(-step // unit) * unit
 
-    # Decoding tokens over their own pages, cut into pieces of ``step`` positions.
+    # Decoding tokens over their own pages, each cut into pieces of about the same length.
     own_skip = own_first % page_size  # where a window begins within a page
-    counts = -(-(own_lens + own_skip) // step)
+    lens = own_lens + own_skip
+    counts = -(-lens // _step(int(own_lens.sum()), parallel, unit))
+    own_step = -(-lens // np.maximum(counts * unit, 1)) * unit
+    counts = -(-lens // np.maximum(own_step, 1))
     which = np.repeat(np.arange(len(decoding), dtype=np.int32), counts)
     nth = np.arange(len(which), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
-    base = own_first[which] - own_skip[which] + nth * step
+    skipped = nth * own_step[which]
+    base = own_first[which] - own_skip[which] + skipped
     tails = _tiles(
         query_start[decoding[which]][:, None],
         np.stack(
             (
-                own_pages[which] + nth * (step // page_size),
+                own_pages[which] + skipped // page_size,
                 np.maximum(base, own_first[which]),
-                np.minimum(base + step, kv_lens[decoding[which]]),
+                np.minimum(base + own_step[which], kv_lens[decoding[which]]),
             ),
             axis=1,
         ),
@@ -225,8 +224,11 @@ def plan_tiles(
 
     small: list[Piece] = []
     large: list[Piece] = []
+    most = _step(sum(end - start for _, _, start, end in pieces), parallel, unit)
     for tokens, page, start, end in pieces:
         tiles = small if len(tokens) <= small_slots else large
+        count = -(-(end - start) // most)
+        step = -(-(end - start) // (count * unit)) * unit
         tiles += [
             (tokens, page + (begin - start) // page_size, begin, min(begin + step, end))
             for begin in range(start, end, step)
@@ -250,6 +252,11 @@ def plan_tiles(
         _collect(large, large_slots),
         lists.all(),
     )
+
+
+def _step(work: int, parallel: int, unit: int) -> int:
+    """Return the longest piece of ``work`` key positions cut for ``parallel`` tiles, in units."""
+    return max(1, -(-work // (max(parallel, 1) * unit))) * unit
 
 
 def _tiles(tokens: Int32, spans: Int32, slots: int) -> Tiles:

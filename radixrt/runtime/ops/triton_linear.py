@@ -147,11 +147,7 @@ class FewRows:
         self._num_processors = num_processors(device)
         self._dependent = dependent
         self._partial = torch.empty(4 << 20, dtype=torch.float32, device=device)
-        self._arrived = torch.zeros(WHOLE_WEIGHTS = 0
-"""Weights of up to so many bytes are asked for whole: they fit the cache, and are read while the
-attention before them leaves the memory idle."""
-
-_MAX_TILES, dtype=torch.int32, device=device)
+        self._arrived = torch.zeros(_MAX_TILES, dtype=torch.int32, device=device)
 
     def serves(self, x: torch.Tensor, weight: torch.Tensor, *, gated: bool = False) -> bool:
         """Whether this product is one of ours: few rows, whole tiles, half precision."""
