@@ -305,19 +305,6 @@ def has_dependent_launch(device: torch.device) -> bool:
     )
 
 
-def resident_programs(kernel: Any) -> int:
-    """Return how many programs of a compiled Triton kernel a multiprocessor holds at a time: what
-    its registers and its shared memory allow."""
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    registers = 65536  # of every NVIDIA processor since 2012; torch does not tell everywhere
-    threads = 32 * kernel.metadata.num_warps
-    shared = kernel.metadata.shared + 1024  # a block's reserve
-    by_memory = properties.shared_memory_per_multiprocessor // shared
-    by_registers = registers // (max(kernel.n_regs, 16) * threads)
-    by_threads = properties.max_threads_per_multi_processor // threads
-    return max(1, min(int(by_memory), int(by_registers), int(by_threads)))
-
-
 def num_cores(cgroup: Path = CGROUP) -> int:
     """Return the cores this process may use: its affinity, cut to the v2 control group's quota."""
     cores = len(os.sched_getaffinity(0))

@@ -202,7 +202,8 @@ def plan_tiles(
     # Decoding tokens over their own pages, each cut into pieces of about the same length.
     own_skip = own_first % page_size  # where a window begins within a page
     lens = own_lens + own_skip
-    counts = -(-lens // _step(int(own_lens.sum()), parallel, unit))
+    step = _step(int(own_lens.sum()), parallel, unit)
+    counts = np.maximum(1, -(-(lens - step // 4) // step))  # a short rest is no piece of its own
     own_step = -(-lens // np.maximum(counts * unit, 1)) * unit
     counts = -(-lens // np.maximum(own_step, 1))
     which = np.repeat(np.arange(len(decoding), dtype=np.int32), counts)
@@ -224,7 +225,9 @@ def plan_tiles(
 
     small: list[Piece] = []
     large: list[Piece] = []
-    most = _step(sum(end - start for _, _, start, end in pieces), parallel, unit)
+    # A group's tile is long work for a processor: two for each are enough, and each piece more is
+    # one more partial result of every token in it.
+    most = _step(sum(end - start for _, _, start, end in pieces), -(-parallel // 2), unit)
     for tokens, page, start, end in pieces:
         tiles = small if len(tokens) <= small_slots else large
         count = -(-(end - start) // most)

@@ -20,12 +20,7 @@ from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.tiles import TilePlan, Tiles, plan_tiles
 from radixrt.runtime.attention.triton_tiles import attend_tiles, merge_partials
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.device import (
-    has_dependent_launch,
-    num_processors,
-    resident_programs,
-    upload,
-)
+from radixrt.runtime.device import has_dependent_launch, num_processors, upload
 
 Int32 = NDArray[np.int32]
 
@@ -41,14 +36,18 @@ class TileShape:
     num_stages: int
 
 
-SMALL = TileShape(rows=16, keys=64, num_warps=2, num_stages=2)
+SMALL = TileShape(rows=16, keys=64, num_warps=2, num_stages=3)
 """One decoding token or a group of few: 16 rows is the least a matrix unit takes."""
 
 LARGE = TileShape(rows=64, keys=32, num_warps=4, num_stages=4)
 """A prefill block, or the decoding tokens of a group."""
 
-TILES_PER_PROCESSOR = 12
+TILES_PER_PROCESSOR = 4
 """Tiles (times key heads) that a plan is cut into, for each processor."""
+
+PROGRAMS_PER_PROCESSOR = 4
+"""Programs of a launch: each takes one tile of one key head after the other, so that a recorded
+launch costs the same whatever was set aside for its plan."""
 
 
 def _arrays(plan: TilePlan) -> list[Int32]:
@@ -136,12 +135,7 @@ class TritonAttention:
         processors = num_processors(device)
         group_pad = triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)
         self._parallel = max(1, processors * TILES_PER_PROCESSOR // spec.num_kv_heads)
-        # Programs of a launch, once the compiled kernel tells how many a processor holds. Each
-        # takes one tile of one key head after the other, so a recorded launch costs the same
-        # whatever was set aside for its plan.
-        self._processors = processors
-        self._programs = [processors * 4] * 2
-        self._is_measured = [device.type != "cuda"] * 2
+        self._programs = processors * PROGRAMS_PER_PROCESSOR
         self._slots = (max(1, small.rows // group_pad), max(1, large.rows // group_pad))
         self._plans: dict[int, _DevicePlan] = {}
         self._launch: dict[str, Any] = {"DEPENDENT": has_dependent_launch(device)}
@@ -244,7 +238,7 @@ class TritonAttention:
                 continue
             # More than GROUP where a tile takes one token and its heads do not fill the rows.
             group_pad = max(triton.next_power_of_2(group), shape.rows // slots)
-            kernel = attend_tiles[(min(self._programs[kind], num_tiles * spec.num_kv_heads),)](
+            attend_tiles[(min(self._programs, num_tiles * spec.num_kv_heads),)](
                 query,
                 k_cache,
                 v_cache,
@@ -277,9 +271,6 @@ class TritonAttention:
                 num_stages=shape.num_stages,
                 **self._launch,
             )
-            if not self._is_measured[kind]:
-                self._programs[kind] = self._processors * resident_programs(kernel)
-                self._is_measured[kind] = True
         num_merges, arguments = plan.merges
         if num_merges:
             merge_partials[(num_merges, spec.num_heads)](

@@ -26,10 +26,6 @@ MAX_ROWS = 64
 PREFETCH_BYTES = 16 << 10
 """Weights that a program asks for before it may read x."""
 
-WHOLE_WEIGHTS = 0
-"""Weights of up to so many bytes are asked for whole: they fit the cache, and are read while the
-attention before them leaves the memory idle."""
-
 _MAX_TILES = 1 << 14
 
 
@@ -191,18 +187,12 @@ class FewRows:
             GATE=_GATES[act],
             HAS_BIAS=bias is not None,
             DEPENDENT=self._dependent,
-            PREFETCH=self._prefetch(weight, cut) if self._dependent else 0,
+            PREFETCH=PREFETCH_BYTES if self._dependent else 0,
             num_warps=cut.num_warps,
             num_stages=cut.num_stages,
             **({"launch_pdl": True} if self._dependent else {}),
         )
         return out
-
-    def _prefetch(self, weight: torch.Tensor, cut: _Cut) -> int:
-        if weight.nbytes > WHOLE_WEIGHTS:
-            return PREFETCH_BYTES
-        piece = cut.block_n * weight.shape[1] * weight.itemsize // cut.split
-        return 1 << (piece.bit_length() - 1)
 
     def _cut(self, rows: int, width: int, inner: int, *, gated: bool) -> _Cut:
         tiles = width // 64
