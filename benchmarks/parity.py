@@ -41,9 +41,9 @@ def main() -> int:
         theirs = make_tiny(family)
         with tempfile.TemporaryDirectory() as folder:
             path = save_tiny(Path(folder), family)
-            ops = choose_ops(device, args.ops)
+            ops, _ = choose_ops(device, args.ops)
             model = load_model(path, device=device, dtype=torch.float32, ops=ops)
-            backend = choose_attention(
+            backend, _ = choose_attention(
                 args.attention, model.config.attention, 16, device, torch.float32
             )
             prompt = torch.randint(3, VOCAB_SIZE, (1, args.prompt), generator=_seeded())

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from radixrt.cache.namespace import Namespace
@@ -18,7 +19,7 @@ from radixrt.runtime.attention import choose_attention
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
-from radixrt.runtime.graph import StepGraphs
+from radixrt.runtime.graph import StepGraphs, graph_sizes
 from radixrt.runtime.kv import KvPool, KvSpace
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
@@ -44,6 +45,9 @@ log = logging.getLogger(__name__)
 OVERTAKE_LIMIT = 64
 """Later arrivals that may be admitted before a request, where fewer run at the same time."""
 
+GRAPH_BYTES = 8 << 20
+"""Bytes set aside for a recorded graph beside the memory that all share: its nodes and arrays."""
+
 MORE_LOGITS_ROWS = 64
 """Wanted logits of a step beyond one a running request, for scoring."""
 
@@ -64,11 +68,11 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     total = devices.memory_info(device).total
     config = _with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
     dtype = devices.choose_dtype(config.dtype, model_config.dtype, device)
-    ops = choose_ops(device, config.ops)
-    attention = choose_attention(
+    before = devices.memory_info(device)
+    ops, ops_why = choose_ops(device, config.ops)
+    attention, attention_why = choose_attention(
         config.attention, model_config.attention, config.page_size, device, dtype
     )
-    before = devices.memory_info(device)
     if device.type == "cpu" and torch.get_num_threads() > devices.num_cores():
         devices.set_num_threads()  # torch counts the machine's cores, not the container's
 
@@ -88,6 +92,9 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     progress("profile", f"{limits.max_step_tokens} tokens, {config.max_running} running")
     worst = WorstSteps(model, attention, ops, config, limits, device, dtype)
     worst.warm_up()
+    step = measure_peak(device, worst.run, worst.least_bytes)
+    step += _graph_bytes(config, model, attention, device, dtype)
+    devices.release_unused(device)
     memory = plan_memory(
         config,
         model_config,
@@ -95,7 +102,8 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
         is_gpu=device.type == "cuda",
         before=before,
         weights=model.num_weight_bytes,
-        step=measure_peak(device, worst.run, worst.least_bytes),
+        step=step,
+        used=devices.used_memory(device),
     )
     progress("memory", str(memory))
     pool = KvPool.zeros(
@@ -108,7 +116,9 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
         device=device,
     )
     loop = _assemble(config, model, pool, attention, ops, memory, limits, device, channel)
-    channel.send([_ready(config, model_config, memory, device, dtype, ops, attention)])
+    ready = _ready(config, model_config, memory, device, dtype, ops, attention)
+    why = {"attention_why": attention_why, "ops_why": ops_why}
+    channel.send([msgspec.structs.replace(ready, info=ready.info | why)])
     return loop
 
 
@@ -142,7 +152,7 @@ def _assemble(
         grammars=_grammars(config, model.config),
     )
     last_ids = torch.zeros(config.max_running, dtype=torch.int64, device=device)
-    graphs = _record_graphs(config, model, pool, attention, slots, last_ids)
+    graphs = _record_graphs(config, model, pool, attention, last_ids)
     engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids)
     return EngineLoop(
         engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
@@ -155,8 +165,8 @@ def _record_graphs(
     model: CausalLM,
     pool: KvPool,
     attention: AttentionBackend,
-    slots: SlotTable,
     last_ids: torch.Tensor,
+    sizes: list[int] | None = None,
 ) -> StepGraphs | None:
     """Return graphs of small steps, on a device where decode is the kernel of ours: a graph can
     record that."""
@@ -169,10 +179,36 @@ def _record_graphs(
         lambda batch, attention: model.forward(batch, pool.k, pool.v, attention),
         TritonAttention(model.config.attention, config.page_size, device),
         config.max_running,
-        slots.pages.shape[1],
+        -(-(config.context_length + 1) // config.page_size),
         pool.k.shape[1],
         last_ids,
+        sizes,
     )
+
+
+def _graph_bytes(
+    config: RuntimeConfig,
+    model: CausalLM,
+    attention: AttentionBackend,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> int:
+    """Return the bytes that the recorded graphs will take: the largest is recorded on trial, whose
+    memory the others share, and each has arrays and the driver's own of its own."""
+    shape = model.config
+    pool = KvPool.zeros(
+        shape.num_layers, 2, config.page_size, shape.num_kv_heads, shape.head_dim,
+        dtype=dtype, device=device,
+    )  # fmt: skip
+    last_ids = torch.zeros(config.max_running, dtype=torch.int64, device=device)
+    devices.release_unused(device)
+    before = devices.used_memory(device)
+    graphs = _record_graphs(config, model, pool, attention, last_ids, [config.max_running])
+    if graphs is None:
+        return 0
+    devices.release_unused(device)
+    largest = max(0, devices.used_memory(device) - before)
+    return largest + GRAPH_BYTES * len(graph_sizes(config.max_running))
 
 
 def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
@@ -243,6 +279,7 @@ def _ready(
         "cache": config.cache,
         "overlap": config.overlap,
         "memory": str(memory),
+        "memory_plan": dataclasses.asdict(memory),
         "eos_token_ids": list(model.eos_token_ids),
         "bos_token_id": model.bos_token_id,
     }

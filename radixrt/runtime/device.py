@@ -133,6 +133,14 @@ def allocated_memory(device: torch.device) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def used_memory(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that are in use, by anybody; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until everything launched on the device is done."""
     if device.type == "cuda":
@@ -231,6 +239,34 @@ class FixedUpload:
 def copy_stream(device: torch.device) -> torch.cuda.Stream:
     """Return a stream of its own for copies to a CUDA device."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+class HostStream:
+    """Copies large tensors from pageable memory (mapped files) to a CUDA device through two pinned
+    buffers: while one is on its way the next is read from the file, which pageable copies wait for.
+    """
+
+    def __init__(self, num_bytes: int = 64 << 20) -> None:
+        self._buffers = [torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in "ab"]
+        self._taken = [torch.cuda.Event() for _ in "ab"]  # type: ignore[no-untyped-call]
+        self._next = 0
+
+    def copy(self, source: torch.Tensor, out: torch.Tensor) -> None:
+        """Write ``source`` to ``out`` (contiguous, same shape and dtype); returns before it is all
+        there, in the order of the stream."""
+        assert source.dtype == out.dtype, (source.dtype, out.dtype)
+        assert source.shape == out.shape, (source.shape, out.shape)
+        source_bytes = source.contiguous().view(-1).view(torch.uint8)
+        out_bytes = out.view(-1).view(torch.uint8)
+        size = len(self._buffers[0])
+        for begin in range(0, len(source_bytes), size):
+            part = source_bytes[begin : begin + size]
+            buffer, taken = self._buffers[self._next], self._taken[self._next]
+            self._next = 1 - self._next
+            taken.synchronize()
+            buffer[: len(part)].copy_(part)
+            out_bytes[begin : begin + len(part)].copy_(buffer[: len(part)], non_blocking=True)
+            taken.record()
 
 
 class Readback:

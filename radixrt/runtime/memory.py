@@ -21,7 +21,9 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one device: ``budget`` = ``weights`` + ``step`` (the worst step's peak) + ``kv``.
+    """Bytes of one device: ``budget`` = ``weights`` + ``step`` (the worst step's peak, recorded
+    graphs included) + ``other`` (what else is in use there: contexts, libraries' workspaces, other
+    processes; on a GPU alone) + ``kv``.
 
     ``num_pages`` counts page 0, which belongs to nobody.
     """
@@ -29,6 +31,7 @@ class MemoryPlan:
     budget: int
     weights: int
     step: int
+    other: int
     kv: int
     num_pages: int
     page_size: int
@@ -41,7 +44,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         return (
             f"{_human(self.budget)} = weights {_human(self.weights)} + step {_human(self.step)} + "
-            f"KV {_human(self.kv)} ({self.kv_tokens:,} tokens)"
+            + (f"other {_human(self.other)} + " if self.other else "")
+            + f"KV {_human(self.kv)} ({self.kv_tokens:,} tokens)"
         )
 
 
@@ -60,10 +64,13 @@ def plan_memory(
     before: devices.MemoryInfo,
     weights: int,
     step: int,
+    used: int = 0,
 ) -> MemoryPlan:
-    """Return how the budget is spent; ``before`` is the memory before the weights were loaded.
+    """Return how the budget is spent; ``before`` is the memory before anything was loaded, ``used``
+    the bytes of a GPU that are in use with the weights loaded.
 
-    ``auto`` is 90 % of a GPU's free memory. On a CPU, which others use as well, KV gets what all
+    A share of a GPU counts whoever uses it; a size is ours alone.
+    ``auto`` is 90 % of a GPU's memory. On a CPU, which others use as well, KV gets what all
     running requests need at full context, at most a quarter of the memory that is available.
     Raises ``ConfigError`` when nothing is left for KV.
     """
@@ -73,21 +80,25 @@ def plan_memory(
     if wanted is not None:
         budget = wanted
     elif is_gpu:
-        budget = int(before.available * AUTO_GPU_SHARE)
+        budget = int(before.total * AUTO_GPU_SHARE)
     else:
         pages_per_request = -(-config.context_length // config.page_size)
         enough = (config.max_running * pages_per_request + 1) * page_bytes
         budget = weights + step + min(int(before.available * AUTO_HOST_SHARE), enough)
-    num_pages = (budget - weights - step) // page_bytes
-    if num_pages < MIN_PAGES or budget > max(before.available, weights + step):
+    others = 0 if wanted is None or "%" in config.memory else before.total - before.available
+    other = max(0, used - weights - others) if is_gpu else 0
+    num_pages = (budget - weights - step - other) // page_bytes
+    most = before.total if is_gpu else max(before.available, weights + step)
+    if num_pages < MIN_PAGES or budget > most:
         raise ConfigError(
             f"memory={config.memory} is {_human(budget)} of {_human(before.available)} available; "
-            f"weights take {_human(weights)}, the largest step {_human(step)}, and at least "
+            f"weights take {_human(weights)}, the largest step {_human(step)}"
+            f"{f', what else is in use {_human(other)}' if other else ''}, and at least "
             f"{_human(MIN_PAGES * page_bytes)} are needed for KV: change memory, or lower "
             f"max_step_tokens={config.max_step_tokens} or max_running={config.max_running}"
         )
     return MemoryPlan(
-        budget, weights, step, num_pages * page_bytes, int(num_pages), config.page_size
+        budget, weights, step, other, num_pages * page_bytes, int(num_pages), config.page_size
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -100,6 +102,12 @@ class WorstSteps:
             min_p=ones * 0,
             uniform=ones * 0,
         )
-        # Penalties edit a copy in f32.
-        ids = self.ops.sample(logits.float().clone(), filtered)
+        greedy = dataclasses.replace(filtered, is_random=False)
+        # Penalties edit a copy in f32. Every kernel that sampling may need is compiled here.
+        edited = logits.float()
+        masks = torch.full((n, -(-logits.shape[1] // 32)), -1, dtype=torch.int32, device=device)
+        for values in (logits, edited):
+            self.ops.apply_token_mask(values, masks)
+            self.ops.sample(values, greedy)
+            ids = self.ops.sample(values, filtered)
         logprobs_of(logits, ids, min(_TOP_LOGPROBS, logits.shape[1]))

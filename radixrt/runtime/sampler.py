@@ -18,6 +18,10 @@ CANDIDATES = 1024
 """Tokens that a filter looks at before it sorts the whole vocabulary."""
 
 
+ROWS_AT_ONCE = 256
+"""Rows whose logprobs are taken at once; bounds the memory of their f32 copies."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingRows:
     """Parameters of the rows that sample, tensors [K] on the device of the logits: f32, ``top_k``
@@ -204,8 +208,14 @@ def logprobs_of(
 
     logits [N, V], token_ids int64 [N]; results f32 [N], int64 [N, top_n], f32 [N, top_n].
     """
-    logits = logits.float()
-    log_total = logits.logsumexp(dim=-1)
-    chosen = logits.gather(1, token_ids[:, None]).squeeze(1) - log_total
-    values, ids = logits.topk(top_n, dim=-1)
-    return chosen, ids, values - log_total[:, None]
+    parts = []
+    for some, tokens in zip(
+        torch.split(logits, ROWS_AT_ONCE), torch.split(token_ids, ROWS_AT_ONCE), strict=True
+    ):
+        wide = some.float()
+        log_total = wide.logsumexp(dim=-1)
+        values, ids = wide.topk(top_n, dim=-1)
+        chosen = wide.gather(1, tokens[:, None]).squeeze(1)
+        parts.append((chosen - log_total, ids, values - log_total[:, None]))
+    chosen, ids, values = (torch.cat(part) for part in zip(*parts, strict=True))
+    return chosen, ids, values

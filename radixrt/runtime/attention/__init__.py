@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from radixrt.errors import ConfigError
+from radixrt.runtime.choice import choose
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +17,6 @@ PREFERRED = {"cpu": ("cpu", "reference"), "cuda": ("grouped", "triton", "referen
 """Device type → backends that "auto" tries, best first. "grouped" is Triton's decode, which reads a
 shared prefix once, with FlashInfer's prefill."""
 
-log = logging.getLogger(__name__)
-
 
 def choose_attention(
     name: str,
@@ -26,22 +24,21 @@ def choose_attention(
     page_size: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> AttentionBackend:
-    """Return the attention backend for a model: the named one, or the best one that serves it.
+) -> tuple[AttentionBackend, str]:
+    """Return the attention backend for a model, the named one or the best one that serves it, and
+    why that one.
 
-    ``specs`` has one entry a layer, ``dtype`` is the queries' and the pool's. "auto" logs a warning
-    with the reason when it falls back. Raises ``ConfigError`` when the named backend is unknown,
-    does not load or cannot serve this configuration.
+    ``specs`` has one entry a layer, ``dtype`` is the queries' and the pool's. Raises
+    ``ConfigError`` when the named backend is unknown, does not load or cannot serve this
+    configuration.
     """
-    if name != "auto":
-        return _load(name, specs, page_size, device, dtype)
     candidates = PREFERRED.get(device.type, ("reference",))
-    for candidate in candidates[:-1]:
-        try:
-            return _load(candidate, specs, page_size, device, dtype)
-        except ConfigError as error:
-            log.warning("%s; trying the next backend", error)
-    return _load(candidates[-1], specs, page_size, device, dtype)
+    return choose(
+        "attention",
+        name,
+        candidates,
+        lambda candidate: _load(candidate, specs, page_size, device, dtype),
+    )
 
 
 def _load(
@@ -56,7 +53,6 @@ def _load(
         "flashinfer": "cuda",
         "grouped": "cuda",
         "triton": "cuda",
-        "sgl": "cuda",
         "reference": device.type,
     }
     if name not in serves:
@@ -86,11 +82,9 @@ def _load(
                 from radixrt.runtime.attention.triton import TritonAttention
 
                 return TritonAttention(specs, page_size, device)
-            case "reference":
+            case _:
                 from radixrt.runtime.attention.reference import ReferenceAttention
 
                 return ReferenceAttention(specs, page_size)
-            case _:
-                raise ConfigError(f"attention={name} is not available yet; use attention=auto")
     except ImportError as error:
         raise ConfigError(f"attention={name} is not available: {error}") from error

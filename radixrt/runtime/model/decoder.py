@@ -23,7 +23,9 @@ class WeightReader:
 
     def one(self, name: str) -> torch.Tensor:
         """Return a tensor; still the mapped file's memory where dtype and device allow."""
-        return self._source.read(name).to(self.device, self.dtype)
+        if self.device.type == "cpu":
+            return self._source.read(name).to(self.device, self.dtype)
+        return self.fused(name)
 
     def fused(self, *names: str) -> torch.Tensor:
         """Return tensors one below the other in one new tensor; the parts are not kept."""

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from radixrt.errors import ModelError, WeightsMismatch
+from radixrt.runtime.device import HostStream
 from radixrt.runtime.model.config import ModelConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,6 +46,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, *, multimodal: bool = False) -> None:
         self._files: dict[str, Any] = {}
+        self._stream: HostStream | None = None
         self._stored: dict[str, tuple[str, str]] = {}  # name → (file, its name in there)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in checkpoint_files(path):
@@ -68,7 +70,13 @@ class Checkpoint:
 
     def copy(self, name: str, out: torch.Tensor) -> None:
         """See ``WeightSource.copy``."""
-        out.copy_(self.read(name))
+        stored = self.read(name)
+        if out.device.type == "cpu" or stored.dtype != out.dtype:
+            out.copy_(stored)
+            return
+        if self._stream is None:
+            self._stream = HostStream()
+        self._stream.copy(stored, out)
 
 
 class DummyWeights:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from radixrt.errors import ConfigError
+from radixrt.runtime.choice import choose
 
 if TYPE_CHECKING:
     import torch
@@ -15,28 +15,20 @@ if TYPE_CHECKING:
 PREFERRED = {"cpu": ("cpu", "reference"), "cuda": ("triton", "reference")}
 """Device type → providers that "auto" tries, best first."""
 
-log = logging.getLogger(__name__)
 
+def choose_ops(device: torch.device, name: str = "auto") -> tuple[Ops, str]:
+    """Return the operations of a device, the named provider or the best one that loads, and why
+    that one.
 
-def choose_ops(device: torch.device, name: str = "auto") -> Ops:
-    """Return the operations of a device: the named provider, or the best one that loads.
-
-    "auto" logs a warning with the reason when it falls back. Raises ``ConfigError`` when the named
-    provider is unknown, does not load or does not serve the device.
+    Raises ``ConfigError`` when the named provider is unknown, does not load or does not serve the
+    device.
     """
-    if name != "auto":
-        return _load(name, device)
     candidates = PREFERRED.get(device.type, ("reference",))
-    for candidate in candidates[:-1]:
-        try:
-            return _load(candidate, device)
-        except ConfigError as error:
-            log.warning("%s; trying the next provider", error)
-    return _load(candidates[-1], device)
+    return choose("ops", name, candidates, lambda candidate: _load(candidate, device))
 
 
 def _load(name: str, device: torch.device) -> Ops:
-    serves = {"cpu": "cpu", "triton": "cuda", "reference": device.type}
+    serves = {"cpu": "cpu", "triton": "cuda", "sgl": "cuda", "reference": device.type}
     if name not in serves:
         raise ConfigError(f"ops={name}: unknown; use auto, {', '.join(serves)}")
     if serves[name] != device.type:
@@ -51,6 +43,10 @@ def _load(name: str, device: torch.device) -> Ops:
                 from radixrt.runtime.ops.triton import TritonOps
 
                 return TritonOps(device)
+            case "sgl":
+                from radixrt.runtime.ops.sgl import SglOps
+
+                return SglOps(device)
             case _:
                 from radixrt.runtime.ops.reference import ReferenceOps
 

@@ -103,18 +103,19 @@ def test_token_mask_keeps_exactly_the_tokens_with_a_bit(vocab_size: int, seed: i
 
 
 def test_providers_are_chosen_by_name() -> None:
-    assert choose_ops(CPU, "reference").name == "reference"
-    chosen = choose_attention("reference", SPECS, 16, CPU, torch.float32)
-    assert chosen.name == "reference"
+    ops, why = choose_ops(CPU, "reference")
+    assert (ops.name, why) == ("reference", "asked for by ops=reference")
+    attention, why = choose_attention("reference", SPECS, 16, CPU, torch.float32)
+    assert (attention.name, why) == ("reference", "asked for by attention=reference")
 
 
-@pytest.mark.parametrize("name", ["triton", "fast"])
+@pytest.mark.parametrize("name", ["triton", "sgl", "fast"])
 def test_ops_that_cannot_serve_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"ops={name}"):
         choose_ops(CPU, name)
 
 
-@pytest.mark.parametrize("name", ["triton", "flashinfer", "sgl", "fast"])
+@pytest.mark.parametrize("name", ["triton", "flashinfer", "fast"])
 def test_attention_that_cannot_serve_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"attention={name}"):
         choose_attention(name, SPECS, 16, CPU, torch.float32)
@@ -125,8 +126,11 @@ def test_auto_falls_back_to_the_reference_and_says_why(
 ) -> None:
     for module in ("ops.cpu", "attention.cpu"):
         monkeypatch.setitem(sys.modules, f"radixrt.runtime.{module}", None)
-    assert choose_ops(CPU).name == "reference"
-    assert choose_attention("auto", SPECS, 16, CPU, torch.float32).name == "reference"
+    ops, ops_why = choose_ops(CPU)
+    attention, attention_why = choose_attention("auto", SPECS, 16, CPU, torch.float32)
+    assert (ops.name, attention.name) == ("reference", "reference")
+    assert "ops=cpu is not available" in ops_why
+    assert "attention=cpu is not available" in attention_why
     assert "ops=cpu is not available" in caplog.text
     assert "attention=cpu is not available" in caplog.text
     with pytest.raises(ConfigError, match="ops=cpu is not available"):
