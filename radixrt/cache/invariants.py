@@ -45,6 +45,7 @@ def _check_run(tree: Tree, node: Node) -> None:
     else:
         assert len(node.key) == num_pages * tree.page_bytes
     assert min(node.locks, node.parks) >= 0
+    assert 0 <= node.backed <= num_pages, "more pages backed than there are"
     is_victim = not node.locks and not node.children
     assert (node.place is not None) == is_victim, "exactly the unlocked leaves are evictable"
     if node.place is not None:

@@ -27,6 +27,8 @@ class Node:
     ``is_ended``  its program has ended and nobody else has used it since
     ``is_branch`` more than one run has continued it
     ``place``     its key in the eviction order; None while it is not in it
+    ``backed``    pages from the run's start that the tier below is known to have had: a hint for
+                  what it costs to lose them, not a promise
 
     A node is full (a multiple of the page size) or *partial*: a leaf of one page, not filled.
     Growing, cutting the end and cutting the front of a bytearray are cheap at any length.
@@ -34,6 +36,7 @@ class Node:
     """
 
     __slots__ = (
+        "backed",
         "children",
         "is_branch",
         "is_ended",
@@ -61,6 +64,7 @@ class Node:
         self.is_ended = False
         self.is_branch = False
         self.place: Place | None = None
+        self.backed = 0
 
     def adopt(self, first_page: bytes, child: Node) -> None:
         """Put ``child`` below this node, in place of one with the same first page of key."""

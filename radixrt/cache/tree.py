@@ -104,6 +104,8 @@ class Tree:
         upper = self._node(parent, node.key[:num_bytes], node.pages[:num_page_bytes], node.used)
         upper.locks, upper.parks = min(node.locks, 1), min(node.parks, 1)
         upper.is_ended = node.is_ended
+        upper.backed = min(node.backed, upper.num_pages)
+        node.backed -= upper.backed
         del node.key[:num_bytes]
         del node.pages[:num_page_bytes]
         parent.adopt(self._first_page(upper), upper)
@@ -147,6 +149,7 @@ class Tree:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
             del node.key[-num_pages * self.page_bytes :]
             del node.pages[-num_pages * PAGE_ID_BYTES :]
+            node.backed = min(node.backed, node.num_pages)
         else:
             pages = bytes(node.pages)
             self.order.discard(node)
@@ -304,6 +307,9 @@ class Tree:
             or len(child.key) < self.page_bytes
         ):
             return
+        if node.backed == node.num_pages:
+            node.backed += child.backed
+        child.backed = node.backed
         node.key += child.key
         node.pages += child.pages
         child.key, child.pages, child.parent = node.key, node.pages, parent
