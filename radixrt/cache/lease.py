@@ -158,6 +158,17 @@ class Lease:
             self._tree.end(self._node, now)
         self._forget("released")
 
+    def note_backed(self, num_pages: int) -> None:
+        """Note in the tree that the tier below has the first ``num_pages`` pages of the path."""
+        node: Node | None = self._node
+        end = len(self.pages)
+        while node is not None and node.parent is not None:
+            if len(node.key) >= self._tree.page_bytes:
+                start = end - node.num_pages
+                node.backed = max(node.backed, min(node.num_pages, num_pages - start))
+                end = start
+            node = node.parent
+
     def path(self) -> Iterator[tuple[int, int, int]]:
         """Yield ``(node serial, start, end)`` of the held path in tokens, deepest node first.
 

@@ -11,7 +11,7 @@ from radixrt.cache.invariants import check_tree
 from radixrt.cache.lease import Extension, Lease, TailPage
 from radixrt.cache.node import TOKEN_BYTES, encode
 from radixrt.cache.pages import Int32, PageAllocator
-from radixrt.cache.tree import Tree
+from radixrt.cache.tree import NEVER, Tree
 from radixrt.errors import InvalidArgument, OutOfPages
 
 __all__ = ["CacheCounters", "Extension", "Lease", "RadixCache", "TailPage"]
@@ -75,6 +75,10 @@ class RadixCache:
         self.counters.hit_tokens += lease.tail.num_tokens if lease.tail else 0
         return lease
 
+    def hold(self, namespace: str, token_ids: Int32) -> Lease:
+        """``acquire`` without counting as a use: for who copies pages to another tier."""
+        return leases.acquire(self._tree, _never, namespace, encode(token_ids))
+
     def take(self, num_pages: int) -> Int32:
         """Return ``num_pages`` pages, the caller's from now on, evicting as many as are not free.
 
@@ -103,6 +107,32 @@ class RadixCache:
         self.counters.evicted_pages += given
         return given
 
+    def forget(self, namespace: str, token_ids: Int32, num_pages: int) -> int:
+        """Give back what is cached of ``token_ids`` behind its first ``num_pages`` pages, and what
+        continues it, but for what a held lease locks; return how many pages that were."""
+        root = self._tree.roots.get(namespace)
+        key = encode(token_ids)[: (num_pages + 1) * self.page_size * TOKEN_BYTES]
+        if root is None:
+            return 0
+        found = self._tree.match(root, key)
+        first = found.path[-1] if found.path else root
+        start = num_pages * self.page_size * TOKEN_BYTES
+        below = found.matched
+        if found.child is not None and found.split:
+            first, below = found.child, found.matched + len(found.child.key)
+        if found.matched + found.split <= start or first.parent is None:
+            return 0
+        if below - len(first.key) < start:
+            self._tree.split(first, start - (below - len(first.key)))
+        given = 0
+        for node in self._tree.below(first):
+            if not node.locks and not node.children and not node.is_dead:
+                pages = self._tree.cut(node, node.num_pages)
+                self._allocator.give(pages)
+                given += len(pages)
+        self.counters.evicted_pages += given
+        return given
+
     def clear(self) -> int:
         """Evict everything no held lease locks; return how many pages that were."""
         return self.evict(self.num_evictable)
@@ -110,3 +140,7 @@ class RadixCache:
     def check(self) -> None:
         """Assert every invariant of the tree and its accounts; for tests, walks all of it."""
         check_tree(self._tree)
+
+
+def _never() -> float:
+    return NEVER

@@ -114,10 +114,11 @@ class Tier(Protocol):
     """
 
     name: str
+    is_exact: bool
+    """Whether ``probe`` tells what is there; else, where only asking tells, what may be."""
 
     def probe(self, run: PageRun) -> int:
-        """Return how many leading pages of the run the tier has ready, or may have where only
-        asking tells. Changes nothing."""
+        """Return how many leading pages of the run the tier has ready. Changes nothing."""
         ...
 
     def get(self, run: PageRun, pages: Int32, deadline: float) -> int:

@@ -90,6 +90,13 @@ class Tree:
                     best, tail = neighbour, common
         return (None if best is None else node.children[best]), tail
 
+    def below(self, node: Node) -> list[Node]:
+        """Return ``node`` and everything that continues it, children before their parents."""
+        nodes = [node]
+        for parent in nodes:
+            nodes += parent.children.values()
+        return nodes[::-1]
+
     # -- structure
 
     def split(self, node: Node, num_bytes: int) -> Node:
@@ -204,8 +211,11 @@ class Tree:
     def touch(self, node: Node, used: float) -> None:
         """Note a use of the path of ``node``, which is locked.
 
-        Ancestors learn of it when they become leaves: only then does it matter.
+        Ancestors learn of it when they become leaves: only then does it matter. ``NEVER`` is no
+        use: copying what is cached to another tier is none.
         """
+        if used == NEVER:
+            return
         node.used = max(node.used, used)
         step: Node | None = node
         while step is not None and step.is_ended:

@@ -34,6 +34,7 @@ from radixrt.runtime.profile import WorstSteps
 from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.tiers import build_tiers
 from radixrt.runtime.wire import Progress, Ready
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def _assemble(
 ) -> EngineLoop:
     slots = SlotTable(config.max_running, config.context_length, config.page_size)
     allocator = PageAllocator(memory.num_pages)
-    kv = KvSpace(RadixCache(allocator, config.page_size), allocator, slots, reuse=config.cache)
+    cache = RadixCache(allocator, config.page_size)
+    tiers = build_tiers(config, pool, cache)
+    kv = KvSpace(cache, allocator, slots, reuse=config.cache, tiers=tiers)
     scheduler = Scheduler(slots, kv, limits, Metrics(), lease_bias_s=config.lease_bias_s)
     vocab_size = model.config.vocab_size
     calls = OpenCalls(
@@ -129,7 +132,8 @@ def _assemble(
         grammars=_grammars(config, model.config),
     )
     graphs = _record_graphs(config, model, pool, attention, slots, device)
-    engine = Engine(model, pool, attention, ops, slots, device, graphs)
+    host = tiers.host if tiers is not None else None
+    engine = Engine(model, pool, attention, ops, slots, device, graphs, host)
     return EngineLoop(
         engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
     )

@@ -220,6 +220,44 @@ class Readback:
         return self._host
 
 
+class HostMemory:
+    """Memory of the host that the device reads and writes by itself: pinned for a GPU, plain memory
+    for a CPU, where it is touched only as it is used.
+
+    ``tensor`` is not initialised where it is pinned. ``close`` unpins it, after the last copy.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self._is_pinned = device.type == "cuda"
+        if not self._is_pinned:
+            self.tensor = torch.zeros(*shape, dtype=dtype)
+            return
+        # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two.
+        self.tensor = torch.empty(*shape, dtype=dtype)
+        portable_and_mapped = 3
+        error = int(
+            torch.cuda.cudart().cudaHostRegister(  # type: ignore[no-untyped-call]
+                self.tensor.data_ptr(), self.tensor.nbytes, portable_and_mapped
+            )
+        )
+        if error:
+            raise ConfigError(
+                f"host_memory: {self.tensor.nbytes} bytes cannot be pinned (CUDA error {error}); "
+                "lower host_memory or raise the limit of locked memory (ulimit -l)"
+            )
+
+    @property
+    def pages(self) -> NDArray[np.uint8]:
+        """The memory as bytes, uint8 [first dimension, bytes of the rest]; shares it."""
+        return self.tensor.flatten(1).view(torch.uint8).numpy()
+
+    def close(self) -> None:
+        """Unpin the memory; idempotent."""
+        if self._is_pinned:
+            self._is_pinned = False
+            torch.cuda.cudart().cudaHostUnregister(self.tensor.data_ptr())  # type: ignore[no-untyped-call]
+
+
 class CapturedGraph:
     """The device work of ``launch``, recorded once and replayed with one call.
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from radixrt.cache.hicache import HiCache
+from radixrt.cache.host import PageLoad
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
 from radixrt.runtime.plan import PageCopy
@@ -64,16 +66,26 @@ class KvSpace:
     ``free + cached + private == usable`` holds between any two calls. The device executes copies
     and steps in the order in which they were decided here, so a page may change hands as soon as
     its last use was *decided*; copies not yet handed to a step wait in ``copies``.
+
+    With ``tiers`` a request's pages may also come from the host: they are private like computed
+    ones until the step that loads them was read back.
     """
 
     def __init__(
-        self, cache: RadixCache, allocator: PageAllocator, slots: SlotTable, *, reuse: bool = True
+        self,
+        cache: RadixCache,
+        allocator: PageAllocator,
+        slots: SlotTable,
+        *,
+        reuse: bool = True,
+        tiers: HiCache | None = None,
     ) -> None:
         self.cache = cache
         self.allocator = allocator
         self.slots = slots
         self.page_size = slots.page_size
         self.reuse = reuse
+        self.tiers = tiers
         self.copies: list[PageCopy] = []
         self.parked: dict[int, Parked] = {}
 
@@ -123,15 +135,60 @@ class KvSpace:
             return
         num_pages, num_tokens = len(lease.pages), lease.num_tokens
         slots.pages[slot, :num_pages] = lease.pages
-        if lease.tail is not None:
+        loaded = self._load(request, lease) if self.tiers is not None else 0
+        if loaded:
+            num_pages, num_tokens = self.pages_of(loaded), loaded
+        elif lease.tail is not None:
             page = int(self.take(1)[0])
             self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
             slots.pages[slot, num_pages] = page
             num_pages += 1
             num_tokens += lease.tail.num_tokens
             lease.drop_tail()
+        if self.tiers is not None and num_tokens:
+            self.tiers.sighted(request.namespace, request.token_ids[:num_tokens])
         slots.num_pages[slot] = num_pages
         slots.num_computed[slot] = slots.num_committed[slot] = num_tokens
+
+    def _load(self, request: Request, lease: Lease) -> int:
+        """Plan to load what the host knows beyond the device, into pages of the request's own;
+        return how many tokens are known then, 0 when nothing is to be loaded."""
+        assert self.tiers is not None
+        known = lease.num_tokens + (lease.tail.num_tokens if lease.tail is not None else 0)
+        token_ids = request.token_ids[: request.logits_from]
+        match, request.refusal, request.predicted_s = self.tiers.find(
+            request.namespace, token_ids, known
+        )
+        if match is None:
+            return 0
+        lease.drop_tail()
+        first = len(lease.pages)
+        pages = self.take(len(match.pages) - first)
+        self.tiers.load(match, first, pages)
+        self.slots.pages[request.slot, first : len(match.pages)] = pages
+        request.loaded += match.num_tokens - known
+        return match.num_tokens
+
+    def fetch(self, request: Request) -> bool:
+        """Whether a request has something to wait for: pages that a store knows and the host does
+        not, on their way to the host."""
+        if self.tiers is None or not self.reuse:
+            return False
+        request.fetch = self.tiers.fetch(
+            request.namespace, request.token_ids[: request.logits_from]
+        )
+        return request.fetch is not None
+
+    def take_loads(self) -> list[PageLoad]:
+        """Return the loads that the next step starts."""
+        return self.tiers.take_loads() if self.tiers is not None else []
+
+    def distrust(self) -> None:
+        """A step failed: a page whose copy, load or write never happened may be in the tree."""
+        self.copies = []
+        if self.tiers is not None:
+            self.tiers.host.give_up_loads()
+        self.cache.clear()
 
     def grow(self, rows: Int32, ends: Int32) -> None:
         """Give the slots ``rows`` pages up to ``ends`` tokens each; they are available."""
@@ -170,6 +227,8 @@ class KvSpace:
         )
         slots.pages[slot, :num_pages] = extension.pages
         self.allocator.give(extension.duplicates)
+        if self.tiers is not None and num_tokens >= slots.num_known[slot]:
+            self.tiers.backup(request.namespace, slots.tokens[slot, :num_tokens].copy())
 
     def share_tail(self, request: Request, num_tokens: int) -> None:
         """Hand the tree a copy of the request's partly filled last page as well: others wait for
@@ -204,6 +263,8 @@ class KvSpace:
                     slots.tokens[slot, :num_tokens], slots.pages[slot, :num_kept], final=True
                 )
                 self.allocator.give(extension.duplicates)
+                if self.tiers is not None:
+                    self.tiers.backup(request.namespace, slots.tokens[slot, :num_tokens].copy())
         self.allocator.give(slots.pages[slot, num_kept:num_pages].copy())
         request.lease = None
         return lease
@@ -245,6 +306,8 @@ class KvSpace:
     def check(self) -> None:
         """Assert that every page has one owner."""
         self.cache.check()
+        if self.tiers is not None:
+            self.tiers.host.check()
         private = self.num_private()
         total = self.allocator.num_free + self.cache.num_cached + private
         assert total == self.num_usable, (

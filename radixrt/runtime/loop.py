@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.5
 """How long an idle loop waits for messages before it looks at its deadlines again."""
 
+TRANSFER_WAIT_S = 0.001
+"""The same while copies between the tiers are under way."""
+
 
 class EngineLoop:
     """Receives calls, computes steps, sends results; owned by one thread.
@@ -69,6 +72,7 @@ class EngineLoop:
         self._sampled: list[Sampled] = []
         self._replies: list[FromEngine] = []
         self._drain_until: float | None = None
+        self._last_read = 0.0
         self.is_over = False
 
     def run(self) -> None:
@@ -76,15 +80,22 @@ class EngineLoop:
         try:
             while not self.is_over:
                 self.step()
+            self.close()
         except Exception as error:
             self.channel.send([EngineFailed(None, "engine_fault", f"the engine failed: {error!r}")])
             raise
+
+    def close(self) -> None:
+        """End what goes on beside the loop; nothing can be computed afterwards."""
+        if self.scheduler.kv.tiers is not None:
+            self.scheduler.kv.tiers.close()
 
     def step(self) -> bool:
         """Do one iteration; True if there was work."""
         messages = self.channel.receive(self._patience())
         for message in messages:
             self._take(message)
+        self.scheduler.poll_tiers()
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
@@ -108,7 +119,16 @@ class EngineLoop:
     def _commit(self, num_in_flight: int) -> None:
         while len(self._in_flight) > num_in_flight:
             step = self._in_flight.popleft()
-            self._sampled += self.scheduler.commit(step.plan, self.engine.read(step))
+            result = self.engine.read(step)
+            self._measure(step)
+            self._sampled += self.scheduler.commit(step.plan, result)
+
+    def _measure(self, step: StepInFlight) -> None:
+        """Tell the tiers how long computing prompts takes."""
+        now, tiers, plan = time.perf_counter(), self.scheduler.kv.tiers, step.plan
+        if tiers is not None and plan.num_tokens > plan.num_rows and not plan.loads:
+            tiers.computed(plan.num_tokens, now - max(step.launched, self._last_read))
+        self._last_read = now
 
     def _compute_safely(self) -> None:
         try:
@@ -136,7 +156,10 @@ class EngineLoop:
                 for branch in branches:
                     self.calls.release(branch)
             case FlushCache(id=call_id):
-                evicted = self.scheduler.kv.cache.clear()
+                kv = self.scheduler.kv
+                evicted = kv.cache.clear()
+                if kv.tiers is not None:
+                    kv.tiers.clear()
                 self._replies.append(EngineReply(call_id, {"evicted_pages": evicted}))
             case QueryStats(id=call_id):
                 self._replies.append(EngineReply(call_id, self.stats()))
@@ -151,18 +174,22 @@ class EngineLoop:
     def stats(self) -> dict[str, Any]:
         """Return counters and gauges."""
         kv, slots = self.scheduler.kv, self.scheduler.slots
-        return self.scheduler.metrics.snapshot() | {
-            "running": len(slots.active),
-            "waiting": len(self.scheduler.queue),
-            "open_calls": len(self.calls),
-            "kv_pages": kv.num_usable,
-            "kv_pages_free": kv.allocator.num_free,
-            "kv_pages_cached": kv.cache.num_cached,
-            "kv_pages_evictable": kv.cache.num_evictable,
-            "kv_pages_evicted": kv.cache.counters.evicted_pages,
-            "page_size": slots.page_size,
-            "parked_branches": len(kv.parked),
-        }
+        return (
+            self.scheduler.metrics.snapshot()
+            | {
+                "running": len(slots.active),
+                "waiting": len(self.scheduler.queue),
+                "open_calls": len(self.calls),
+                "kv_pages": kv.num_usable,
+                "kv_pages_free": kv.allocator.num_free,
+                "kv_pages_cached": kv.cache.num_cached,
+                "kv_pages_evictable": kv.cache.num_evictable,
+                "kv_pages_evicted": kv.cache.counters.evicted_pages,
+                "page_size": slots.page_size,
+                "parked_branches": len(kv.parked),
+            }
+            | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
+        )
 
     def _send(self) -> None:
         messages: list[FromEngine] = []
@@ -175,9 +202,9 @@ class EngineLoop:
             self.channel.send(messages)
 
     def _patience(self) -> float:
-        if self.scheduler.has_work or self._in_flight:
+        if self.scheduler.has_work or self._in_flight or self._drain_until is not None:
             return 0.0
-        return IDLE_WAIT_S if self._drain_until is None else 0.0
+        return TRANSFER_WAIT_S if self.scheduler.is_transferring else IDLE_WAIT_S
 
     def _drain(self) -> None:
         """End the loop once a shutdown was asked for and nothing runs, or its time is up."""

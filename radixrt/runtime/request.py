@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.hicache import Fetch, Refusal
 from radixrt.cache.radix import Lease
 from radixrt.runtime.grammar.base import Matcher
 from radixrt.runtime.wire import EngineUsage, GrammarSpec, SampledLogprob, TokenSampling
@@ -60,6 +61,10 @@ class Request:
 
     ``logits_from`` is the first position whose logits are still wanted, so a cached prefix is used
     up to there. ``seq`` is its age: lower is older, kept when it is retracted and resumed.
+
+    Of ``cached`` prompt tokens ``loaded`` came from the host, and of these up to ``fetched`` had
+    come there from a store for this request (``fetch`` while it waits). ``refusal`` says why tokens
+    that a tier had were computed, ``predicted_s`` how long loading them would have taken.
     """
 
     id: int
@@ -95,6 +100,12 @@ class Request:
     cached: int = -1
     computed: int = 0
     evicted: int = 0
+    loaded: int = 0
+    fetched: int = 0
+    fetch: Fetch | None = None
+    num_fetches: int = 0
+    refusal: Refusal = ""
+    predicted_s: float = 0.0
     completion: int = 0
 
     def __post_init__(self) -> None:
