@@ -13,6 +13,7 @@ Int32 = NDArray[np.int32]
 TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
 Place = tuple[int, float, int]
+NEVER = float("-inf")
 
 
 class Node:
@@ -30,6 +31,13 @@ class Node:
     ``backed``    pages from the run's start that the tier below is known to have had: a hint for
                   what it costs to lose them, not a promise
 
+    With a policy that learns also:
+
+    ``uses``        how often each page was used, a byte a page, 255 at most
+    ``chain``       hash of the prefix up to the run's end (``PageHash``)
+    ``state``       what is expected of the idle branch whose parked lease is here
+    ``held_until``  clock time until which a program asked to keep it, with ``priority``
+
     A node is full (a multiple of the page size) or *partial*: a leaf of one page, not filled.
     Growing, cutting the end and cutting the front of a bytearray are cheap at any length.
     Splitting and merging keep the identity of the lower node, the one leases end at.
@@ -37,7 +45,9 @@ class Node:
 
     __slots__ = (
         "backed",
+        "chain",
         "children",
+        "held_until",
         "is_branch",
         "is_ended",
         "key",
@@ -46,8 +56,11 @@ class Node:
         "parent",
         "parks",
         "place",
+        "priority",
         "serial",
+        "state",
         "used",
+        "uses",
     )
 
     def __init__(
@@ -65,6 +78,11 @@ class Node:
         self.is_branch = False
         self.place: Place | None = None
         self.backed = 0
+        self.uses = bytearray()
+        self.chain = 0
+        self.state = 0
+        self.held_until = NEVER
+        self.priority = 0
 
     def adopt(self, first_page: bytes, child: Node) -> None:
         """Put ``child`` below this node, in place of one with the same first page of key."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from radixrt.cache import lease as leases
 from radixrt.cache.counters import CacheCounters
+from radixrt.cache.eviction import Policy
 from radixrt.cache.invariants import check_tree
 from radixrt.cache.lease import Extension, Lease, TailPage
-from radixrt.cache.node import TOKEN_BYTES, encode
+from radixrt.cache.node import NEVER, TOKEN_BYTES, encode
 from radixrt.cache.pages import Int32, PageAllocator
-from radixrt.cache.tree import NEVER, Tree
+from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument, OutOfPages
 
 __all__ = ["CacheCounters", "Extension", "Lease", "RadixCache", "TailPage"]
@@ -33,13 +34,18 @@ class RadixCache:
         page_size: int,
         *,
         clock: Callable[[], float] = time.monotonic,
+        policy: Policy | None = None,
+        tier: int = 0,
     ) -> None:
+        """``policy`` says what to evict, by default what was used least recently; one that
+        remembers notes evictions as those of ``tier``."""
         if page_size < 1:
             raise InvalidArgument("page_size", page_size, "a page holds at least 1 token")
         self.page_size = page_size
         self.counters = CacheCounters()
         self._allocator = allocator
-        self._tree = Tree(allocator, page_size, self.counters)
+        self._tree = Tree(allocator, page_size, self.counters, policy)
+        self._tier = tier
         self._clock = clock
 
     @property
@@ -79,8 +85,9 @@ class RadixCache:
         """``acquire`` without counting as a use: for who copies pages to another tier."""
         return leases.acquire(self._tree, _never, namespace, encode(token_ids))
 
-    def take(self, num_pages: int) -> Int32:
-        """Return ``num_pages`` pages, the caller's from now on, evicting as many as are not free.
+    def take(self, num_pages: int, whom: int = 0) -> Int32:
+        """Return ``num_pages`` pages, the caller's from now on, evicting as many as are not free;
+        ``whom`` is the number of the request that they are for.
 
         Raises ``OutOfPages``, and evicts none, when free and evictable pages are too few.
         """
@@ -90,18 +97,21 @@ class RadixCache:
                 f"{num_pages} pages asked for, {self._allocator.num_free} are free and "
                 f"{self.num_evictable} evictable"
             )
-        self.evict(missing)
+        self.evict(missing, whom)
         return self._allocator.take(num_pages)
 
-    def evict(self, num_pages: int) -> int:
+    def evict(self, num_pages: int, whom: int = 0) -> int:
         """Give ``num_pages`` pages back to the allocator, or all evictable ones if they are fewer.
 
         Victims are unlocked leaves in the order of ``EvictionOrder``, each from its end. Returns
         how many pages were given back.
         """
-        given = 0
-        while given < num_pages and (leaf := self._tree.order.first()) is not None:
-            pages = self._tree.cut(leaf, num_pages - given)
+        tree, given = self._tree, 0
+        while given < num_pages and (leaf := tree.order.first()) is not None:
+            num = min(num_pages - given, tree.order.num_alike(leaf))
+            if tree.known is not None:
+                tree.known.evicted(leaf, num, tier=self._tier, when=self._clock(), whom=whom)
+            pages = tree.cut(leaf, num)
             self._allocator.give(pages)
             given += len(pages)
         self.counters.evicted_pages += given
