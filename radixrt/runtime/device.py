@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ _TORCH_TYPES = {
     "int64": torch.int64,
 }
 """Types that ``upload`` moves, by numpy's names."""
+
+HUGE_PAGE = 2 << 20
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -220,6 +225,22 @@ class Readback:
         return self._host
 
 
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a tensor of zeros for a large pool that is read and written in scattered pieces.
+
+    On a CPU its memory is touched only as it is used, in huge pages where the system allows them:
+    the small ones' address translation would take as long as the copies.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or num_bytes < HUGE_PAGE:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    block = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # the kernel has none
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return torch.from_numpy(np.frombuffer(block, np.uint8)).view(dtype).view(*shape)
+
+
 class HostMemory:
     """Memory of the host that the device reads and writes by itself: pinned for a GPU, plain memory
     for a CPU, where it is touched only as it is used.
@@ -230,7 +251,7 @@ class HostMemory:
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
         self._is_pinned = device.type == "cuda"
         if not self._is_pinned:
-            self.tensor = torch.zeros(*shape, dtype=dtype)
+            self.tensor = zeros(shape, dtype, device)
             return
         # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two.
         self.tensor = torch.empty(*shape, dtype=dtype)

@@ -12,6 +12,7 @@ from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import PageLoad
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
+from radixrt.runtime.device import zeros
 from radixrt.runtime.plan import PageCopy
 from radixrt.runtime.request import Request
 from radixrt.runtime.slots import SlotTable
@@ -40,10 +41,7 @@ class KvPool:
     ) -> KvPool:
         """Return a pool of zeros; on a CPU its memory is touched only as pages are used."""
         shape = (num_layers, num_pages, page_size, num_kv_heads, head_dim)
-        return cls(
-            torch.zeros(shape, dtype=dtype, device=device),
-            torch.zeros(shape, dtype=dtype, device=device),
-        )
+        return cls(zeros(shape, dtype, device), zeros(shape, dtype, device))
 
 
 @dataclass(slots=True)
