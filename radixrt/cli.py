@@ -66,6 +66,9 @@ def serve(
     attention: Annotated[str, typer.Option(help="Attention backend.")] = "auto",
     ops: Annotated[str, typer.Option(help="Provider of the other operations.")] = "auto",
     cache: Annotated[bool, typer.Option(help="Reuse KV between requests.")] = True,
+    eviction: Annotated[
+        str, typer.Option(help="What goes first: learned (worth least) or lru.")
+    ] = "learned",
     overlap: Annotated[
         int, typer.Option(help="Steps in flight during preparation: 0 or 1; -1 chooses.")
     ] = -1,

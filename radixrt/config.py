@@ -55,6 +55,10 @@ class RuntimeConfig:
     cache: bool = True
     """False turns off every reuse of KV between requests, for comparisons."""
 
+    eviction: Literal["learned", "lru"] = "learned"
+    """What is evicted first: what is least worth keeping, by what was learned of reuse and what
+    programs tell, or what was used least recently."""
+
     host_memory: str = "auto"
     """Memory for pages that the device has no room for: a size like ``4GiB``, ``0`` for none;
     ``auto`` is 4 GiB or an eighth of the available memory beside a GPU. On a CPU, where the pages
@@ -160,6 +164,8 @@ class RuntimeConfig:
                 f"page_size={self.page_size}: every running request takes a token of a step and a "
                 f"prompt a page; raise max_step_tokens to {least} or lower max_running"
             )
+        if self.eviction not in ("learned", "lru"):
+            raise ConfigError(f"eviction={self.eviction!r}: use learned or lru")
         if self.overlap not in (-1, 0, 1):
             raise ConfigError(f"overlap={self.overlap}: 0 or 1 steps can be in flight")
         if self.context_length < 0:

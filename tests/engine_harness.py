@@ -11,6 +11,7 @@ import torch
 
 from radixrt.cache.hicache import HiCache, TierPolicy
 from radixrt.cache.host import HostTier
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
 from radixrt.runtime.attention.reference import ReferenceAttention
@@ -96,7 +97,8 @@ class Runtime:
         self.channel = ScriptedChannel()
         self.slots = SlotTable(max_running, max_context, page_size)
         self.allocator = PageAllocator(num_pages)
-        self.cache = RadixCache(self.allocator, page_size, clock=self.clock)
+        learned = learned_policy(num_pages, self.clock)
+        self.cache = RadixCache(self.allocator, page_size, clock=self.clock, policy=learned)
         self.metrics = Metrics()
         config = model.config
         pool = KvPool.zeros(

@@ -67,7 +67,8 @@ class RecencyOrder:
 
     def place_of(self, node: Node) -> Place:
         """Return (ended or not, last use, age)."""
-        return 0 if node.is_ended else 1, node.used, node.serial
+        used = max(node.used, node.held_until)
+        return 0 if node.is_ended else 1, used, node.serial
 
     def add(self, node: Node) -> None:
         """Put an unlocked leaf in."""

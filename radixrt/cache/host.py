@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.eviction import Policy, RecencyOrder
+from radixrt.cache.history import PageHistory
 from radixrt.cache.lease import Lease
 from radixrt.cache.pages import Int32
 from radixrt.cache.pagestates import TransferPages
@@ -87,7 +89,8 @@ class HostTier:
         self.data = data
         self.page_size = page_size
         self.pages = TransferPages(len(data))
-        self.cache = RadixCache(self.pages, page_size, clock=clock)
+        remembers = Policy(RecencyOrder(), PageHistory.for_pages(self.pages.num_pages))
+        self.cache = RadixCache(self.pages, page_size, clock=clock, policy=remembers, tier=1)
         self.mover = mover
         self._clock = clock
         self._tickets = itertools.count(1)

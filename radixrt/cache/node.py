@@ -116,6 +116,11 @@ def encode(token_ids: Int32) -> bytes:
     return token_ids.astype(">u4").tobytes()
 
 
+def decode(key: bytes | bytearray) -> Int32:
+    """Return the tokens of a key, int32."""
+    return np.frombuffer(key, ">u4").astype(np.int32)
+
+
 def common_prefix(key: bytes, start: int, other: bytes | bytearray) -> int:
     """Return how many bytes of ``key[start:]`` and ``other`` agree, in whole tokens."""
     num = min(len(key) - start, len(other)) // TOKEN_BYTES

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from radixrt.cache import lease as leases
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy
+from radixrt.cache.history import Eviction
 from radixrt.cache.invariants import check_tree
 from radixrt.cache.lease import Extension, Lease, TailPage
-from radixrt.cache.node import NEVER, TOKEN_BYTES, encode
+from radixrt.cache.node import NEVER, TOKEN_BYTES, decode, encode
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument, OutOfPages
@@ -63,6 +66,10 @@ class RadixCache:
         """Runs that could be evicted next: the unlocked leaves. O(1)."""
         return len(self._tree.order)
 
+    def now(self) -> float:
+        """Return the time on the cache's clock, in seconds."""
+        return self._clock()
+
     def peek(self, namespace: str, token_ids: Int32) -> int:
         """Return how many of the first tokens are cached, the tail included. Changes nothing."""
         root = self._tree.roots.get(namespace)
@@ -84,6 +91,39 @@ class RadixCache:
     def hold(self, namespace: str, token_ids: Int32) -> Lease:
         """``acquire`` without counting as a use: for who copies pages to another tier."""
         return leases.acquire(self._tree, _never, namespace, encode(token_ids))
+
+    def continuation(self, namespace: str, token_ids: Int32, num: int) -> Int32:
+        """Return up to ``num`` tokens that follow, in the cache, the longest cached prefix of
+        ``token_ids``; nothing when nothing does. Changes nothing."""
+        root = self._tree.roots.get(namespace)
+        if root is None:
+            return np.zeros(0, np.int32)
+        key = encode(token_ids)
+        found = self._tree.match(root, key)
+        rest = b""
+        if found.child is not None:
+            start = found.split + found.tail
+            rest = bytes(found.child.key[start : start + num * TOKEN_BYTES])
+        else:
+            end = found.path[-1] if found.path else root
+            wanted = key[found.matched : found.matched + self._tree.page_bytes]
+            for near in end.children.neighbours(wanted):
+                if near is not None:
+                    rest = bytes(end.children[near].key[: num * TOKEN_BYTES])
+                    break
+        return decode(rest)
+
+    def evictions(
+        self, namespace: str, token_ids: Int32, first_page: int
+    ) -> Iterator[tuple[int, Eviction | None]]:
+        """Yield each full page of ``token_ids`` from ``first_page`` on, with what is remembered of
+        its last eviction; None: it was never evicted, or that was forgotten."""
+        known = self._tree.known
+        num_pages = len(token_ids) // self.page_size
+        if known is None or first_page >= num_pages:
+            return
+        keys = known.keys_of(namespace, encode(token_ids[: num_pages * self.page_size]))
+        yield from enumerate(known.history.evictions(keys[first_page:]), first_page)
 
     def take(self, num_pages: int, whom: int = 0) -> Int32:
         """Return ``num_pages`` pages, the caller's from now on, evicting as many as are not free;

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from radixrt.cache.eviction import Policy, RecencyOrder
+from radixrt.cache.history import PageHistory
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.namespace import Namespace
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
@@ -120,7 +123,7 @@ def _assemble(
 ) -> EngineLoop:
     slots = SlotTable(config.max_running, config.context_length, config.page_size)
     allocator = PageAllocator(memory.num_pages)
-    cache = RadixCache(allocator, config.page_size)
+    cache = RadixCache(allocator, config.page_size, policy=_eviction(config, memory.num_pages))
     tiers = build_tiers(config, pool, cache)
     kv = KvSpace(cache, allocator, slots, reuse=config.cache, tiers=tiers)
     scheduler = Scheduler(slots, kv, limits, Metrics(), lease_bias_s=config.lease_bias_s)
@@ -173,6 +176,12 @@ def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
             f"context_length={length} exceeds the model's {model.context_length} positions"
         )
     return dataclasses.replace(config, context_length=length)
+
+
+def _eviction(config: RuntimeConfig, num_pages: int) -> Policy:
+    if config.eviction == "learned":
+        return learned_policy(num_pages)
+    return Policy(RecencyOrder(), PageHistory.for_pages(num_pages))
 
 
 def _namespace(config: RuntimeConfig, model: CausalLM) -> str:

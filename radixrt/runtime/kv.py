@@ -13,6 +13,7 @@ from radixrt.cache.host import PageLoad
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
 from radixrt.runtime.device import zeros
+from radixrt.runtime.families import Families
 from radixrt.runtime.plan import PageCopy
 from radixrt.runtime.request import Request
 from radixrt.runtime.slots import SlotTable
@@ -46,10 +47,14 @@ class KvPool:
 
 @dataclass(slots=True)
 class Parked:
-    """The path of an idle branch: a soft lease, and its tokens to tell what eviction took."""
+    """The path of an idle branch: a soft lease, and its tokens to tell what eviction took.
+
+    ``wakes_at`` is the clock time at which the branch is expected to go on, if it is known.
+    """
 
     lease: Lease
     token_ids: Int32
+    wakes_at: float | None = None
 
 
 class KvSpace:
@@ -86,6 +91,8 @@ class KvSpace:
         self.tiers = tiers
         self.copies: list[PageCopy] = []
         self.parked: dict[int, Parked] = {}
+        self.families = Families(self._parked_lease)
+        self._wishes: dict[int, tuple[float, int]] = {}
 
     @property
     def num_usable(self) -> int:
@@ -101,19 +108,20 @@ class KvSpace:
         """Return how many pages hold ``num_tokens`` tokens."""
         return -(-num_tokens // self.page_size)
 
-    def take(self, n: int) -> Int32:
-        """Return ``n`` pages, evicting what is needed; the caller saw to it that they are there."""
-        return self.cache.take(n)
+    def take(self, n: int, whom: int = 0) -> Int32:
+        """Return ``n`` pages, evicting what is needed for request number ``whom``; the caller saw
+        to it that they are there."""
+        return self.cache.take(n, whom)
 
     def peek(self, request: Request) -> int:
         """Return how many tokens a waiting request would find cached; changes nothing."""
-        if not self.reuse:
+        if not self.reuse or not request.is_cached:
             return 0
         return self.cache.peek(request.namespace, request.token_ids[: request.logits_from])
 
     def match(self, request: Request) -> int:
         """Lock the longest cached prefix of a waiting request; return its tokens, tail included."""
-        if not self.reuse:
+        if not self.reuse or not request.is_cached:
             return 0
         lease = self.cache.acquire(request.namespace, request.token_ids[: request.logits_from])
         request.lease = lease
@@ -124,6 +132,15 @@ class KvSpace:
         if request.lease is not None:
             request.lease.release()
             request.lease = None
+
+    def note_use(self, request: Request, *, is_first: bool) -> None:
+        """Count an admitted request as a use of what it asks for; once, and not for what follows a
+        prompt in the trie of options."""
+        lease, selection = request.lease, request.selection
+        if lease is not None:
+            is_root = selection is None or selection.is_root(request)
+            token_ids = request.token_ids[: request.logits_from]
+            lease.note_use(token_ids, is_first=is_first and is_root)
 
     def adopt(self, request: Request) -> None:
         """Put the matched pages into the page table of the request's slot. The matched tail, a page
@@ -137,7 +154,7 @@ class KvSpace:
         if loaded:
             num_pages, num_tokens = self.pages_of(loaded), loaded
         elif lease.tail is not None:
-            page = int(self.take(1)[0])
+            page = int(self.take(1, request.id)[0])
             self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
             slots.pages[slot, num_pages] = page
             num_pages += 1
@@ -154,14 +171,15 @@ class KvSpace:
         assert self.tiers is not None
         known = lease.num_tokens + (lease.tail.num_tokens if lease.tail is not None else 0)
         token_ids = request.token_ids[: request.logits_from]
-        match, request.refusal, request.predicted_s = self.tiers.find(
-            request.namespace, token_ids, known
-        )
+        match, refusal, seconds = self.tiers.find(request.namespace, token_ids, known)
+        if refusal:
+            request.refusal, request.predicted_s = refusal, seconds
+            request.refused_end = self.tiers.host.cache.peek(request.namespace, token_ids)
         if match is None:
             return 0
         lease.drop_tail()
         first = len(lease.pages)
-        pages = self.take(len(match.pages) - first)
+        pages = self.take(len(match.pages) - first, request.id)
         self.tiers.load(match, first, pages)
         self.slots.pages[request.slot, first : len(match.pages)] = pages
         request.loaded += match.num_tokens - known
@@ -170,7 +188,7 @@ class KvSpace:
     def fetch(self, request: Request) -> bool:
         """Whether a request has something to wait for: pages that a store knows and the host does
         not, on their way to the host."""
-        if self.tiers is None or not self.reuse:
+        if self.tiers is None or not self.reuse or not request.is_cached:
             return False
         request.fetch = self.tiers.fetch(
             request.namespace, request.token_ids[: request.logits_from]
@@ -196,7 +214,8 @@ class KvSpace:
         total = int(more.sum())
         if total == 0:
             return
-        pages = self.take(total)
+        first = slots.requests[int(rows[int(more.argmax())])]
+        pages = self.take(total, first.id if first is not None else 0)
         row_of = np.repeat(np.arange(len(rows)), more)
         offset = np.arange(total) - np.repeat(np.cumsum(more) - more, more)
         slots.pages[rows[row_of], have[row_of] + offset] = pages
@@ -206,7 +225,9 @@ class KvSpace:
         """Give one slot pages up to ``end`` tokens; they are available."""
         have, want = int(self.slots.num_pages[slot]), self.pages_of(end)
         if want > have:
-            self.slots.pages[slot, have:want] = self.take(want - have)
+            request = self.slots.requests[slot]
+            whom = request.id if request is not None else 0
+            self.slots.pages[slot, have:want] = self.take(want - have, whom)
             self.slots.num_pages[slot] = want
 
     def share(self, request: Request, num_tokens: int) -> None:
@@ -235,7 +256,7 @@ class KvSpace:
         num_full, num_tail = divmod(num_tokens, self.page_size)
         if request.lease is None or num_tail == 0 or self.num_available < 1:
             return
-        page = self.take(1)
+        page = self.take(1, request.id)
         self.copies.append(PageCopy(int(slots.pages[slot, num_full]), int(page[0]), num_tail))
         token_ids = slots.tokens[slot, :num_tokens]
         lease = self.cache.acquire(request.namespace, token_ids)
@@ -267,14 +288,40 @@ class KvSpace:
         request.lease = None
         return lease
 
-    def park(self, branch: int, lease: Lease, token_ids: Int32, bias_s: float) -> None:
-        """Keep an idle branch's path as a bias against eviction, in place of its earlier one."""
-        lease.park(bias_s)
-        self.release_branch(branch)
-        self.parked[branch] = Parked(lease, token_ids)
+    def park(self, request: Request, lease: Lease, token_ids: Int32, bias_s: float) -> None:
+        """Keep the path of a branch that is idle now as a bias against eviction, in place of its
+        earlier one."""
+        branch, pause_s = request.branch, request.pause_s
+        lease.park(bias_s, pause_s=pause_s)
+        self._drop_parked(branch, ended=False)
+        wakes_at = None if pause_s is None else self.cache.now() + pause_s
+        self.parked[branch] = Parked(lease, token_ids, wakes_at)
+        if branch in self._wishes:
+            lease.hold(*self._wishes[branch])
+        else:
+            self.families.parked(request.family, branch, lease)
+
+    def hold(self, branch: int, ttl_s: float, priority: int) -> None:
+        """Keep what a branch has cached or will have for ``ttl_s`` seconds of disuse; 0: no
+        longer."""
+        if ttl_s > 0:
+            self._wishes[branch] = ttl_s, priority
+        else:
+            self._wishes.pop(branch, None)
+        parked = self.parked.get(branch)
+        if parked is not None:
+            parked.lease.hold(ttl_s, priority)
 
     def release_branch(self, branch: int, *, ended: bool = False) -> None:
         """Drop what is parked under a branch; ``ended`` makes its own tail go first."""
+        self._wishes.pop(branch, None)
+        self._drop_parked(branch, ended=ended)
+
+    def _parked_lease(self, branch: int) -> Lease | None:
+        parked = self.parked.get(branch)
+        return None if parked is None or branch in self._wishes else parked.lease
+
+    def _drop_parked(self, branch: int, *, ended: bool) -> None:
         parked = self.parked.pop(branch, None)
         if parked is not None:
             parked.lease.release(ended=ended)

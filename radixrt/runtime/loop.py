@@ -21,6 +21,7 @@ from radixrt.runtime.wire import (
     EngineReply,
     FlushCache,
     FromEngine,
+    Hold,
     QueryStats,
     Release,
     Run,
@@ -152,9 +153,11 @@ class EngineLoop:
                     self._replies.append(refusal)
             case Abort(id=call_id):
                 self.calls.abort(call_id)
-            case Release(branches=branches):
+            case Release(branches=branches, ended=ended):
                 for branch in branches:
-                    self.calls.release(branch)
+                    self.calls.release(branch, ended=ended)
+            case Hold(branch=branch, ttl_s=ttl_s, priority=priority):
+                self.scheduler.kv.hold(branch, ttl_s, priority)
             case FlushCache(id=call_id):
                 kv = self.scheduler.kv
                 evicted = kv.cache.clear()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.explain import Explained
 from radixrt.cache.hicache import Fetch, Refusal
 from radixrt.cache.radix import Lease
 from radixrt.runtime.grammar.base import Matcher
@@ -64,7 +65,13 @@ class Request:
 
     Of ``cached`` prompt tokens ``loaded`` came from the host, and of these up to ``fetched`` had
     come there from a store for this request (``fetch`` while it waits). ``refusal`` says why tokens
-    that a tier had were computed, ``predicted_s`` how long loading them would have taken.
+    up to ``refused_end`` that a tier had were computed, ``predicted_s`` how long loading them would
+    have taken. ``known_before`` tokens were cached when it first waited for another request to
+    compute more; -1 if it never did.
+
+    ``salt`` is the end of ``namespace`` that sets it apart from what everybody shares.
+    ``is_cached`` False: nothing is reused. ``pause_s``: how long its branch is expected to be idle
+    afterwards. ``family``: the branches forked together with its own.
     """
 
     id: int
@@ -106,7 +113,15 @@ class Request:
     num_fetches: int = 0
     refusal: Refusal = ""
     predicted_s: float = 0.0
+    refused_end: int = 0
+    known_before: int = -1
+    explained: Explained | None = None
     completion: int = 0
+
+    salt: str = ""
+    is_cached: bool = True
+    pause_s: float | None = None
+    family: int = 0
 
     def __post_init__(self) -> None:
         self.stops = frozenset(self.sampling.stop_token_ids)

@@ -91,6 +91,7 @@ class Scheduler:
                 request.fetched += fetch.num_tokens
                 if fetch.outcome in ("timeout", "corrupt", "failed"):
                     request.refusal = fetch.outcome
+                    request.refused_end = fetch.run.last * self.kv.page_size
                 self._wait_or_queue(request)
 
     @property
@@ -394,7 +395,7 @@ class Scheduler:
         if lease is not None:
             is_root = request.selection is None or request.selection.is_root(request)
             if is_root and request.reason != "failed" and not request.is_branch_ended:
-                kv.park(request.branch, lease, token_ids, self._lease_bias_s)
+                kv.park(request, lease, token_ids, self._lease_bias_s)
             else:
                 lease.release(ended=request.is_branch_ended)
         self.queue.let_go(request, request.max_len)
