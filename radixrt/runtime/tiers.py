@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radixrt.cache.costs import Costs
+from radixrt.cache.disk import DiskTier
 from radixrt.cache.hicache import HiCache, TierPolicy
 from radixrt.cache.host import HostTier
+from radixrt.cache.pagekeys import KEY_BYTES
+from radixrt.cache.records import Layout
 from radixrt.config import RuntimeConfig, parse_size
 from radixrt.runtime import device as devices
 from radixrt.runtime.transfer import choose_mover
 
 if TYPE_CHECKING:
     from radixrt.cache.radix import RadixCache
+    from radixrt.cache.tier import Tier
     from radixrt.runtime.kv import KvPool
 
 log = logging.getLogger(__name__)
@@ -44,7 +50,25 @@ def build_tiers(config: RuntimeConfig, pool: KvPool, cache: RadixCache) -> HiCac
     calibrate(host, costs, pool.k.shape[1] - 1)
     log.info("host tier: %d pages of %d bytes, mover %s", num_pages, page_bytes, mover.name)
     policy = TierPolicy(store_on=config.store_on, fetch_deadline_s=config.fetch_deadline_s)
-    return HiCache(cache, host, costs=costs, policy=policy)
+    return HiCache(cache, host, open_stores(config, pool, host), costs=costs, policy=policy)
+
+
+def open_stores(config: RuntimeConfig, pool: KvPool, host: HostTier) -> list[Tier]:
+    """Return the tiers below the host that the config names; raises ``ConfigError``."""
+    stores: list[Tier] = []
+    if config.disk is not None:
+        quota = parse_size("disk_quota", config.disk_quota)
+        folder = Path(config.disk).expanduser()
+        stores.append(DiskTier(folder, layout_of(pool), host.data, quota=quota))
+    return stores
+
+
+def layout_of(pool: KvPool) -> Layout:
+    """Return what a page is outside of memory; what else decides its bytes is in its key."""
+    num_layers, _, page_size, num_heads, head_dim = pool.k.shape
+    name = f"{pool.k.dtype} {num_layers} {page_size} {num_heads} {head_dim}"
+    digest = hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest()
+    return Layout(page_size, 2 * pool.k[:, 0].nbytes, digest)
 
 
 def host_bytes(config: RuntimeConfig, device_type: str) -> int:
