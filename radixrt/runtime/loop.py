@@ -24,8 +24,10 @@ from radixrt.runtime.wire import (
     Hold,
     QueryStats,
     Release,
+    RestoreCache,
     Run,
     Sampled,
+    SaveCache,
     Score,
     Shutdown,
     Step,
@@ -164,6 +166,9 @@ class EngineLoop:
                 if kv.tiers is not None:
                     kv.tiers.clear()
                 self._replies.append(EngineReply(call_id, {"evicted_pages": evicted}))
+            case SaveCache(id=call_id) | RestoreCache(id=call_id):
+                text = "this runtime keeps no pages outside its memory"
+                self._replies.append(EngineFailed(call_id, "unsupported", text))
             case QueryStats(id=call_id):
                 self._replies.append(EngineReply(call_id, self.stats()))
             case EnginePing(seq=seq, sent=sent):

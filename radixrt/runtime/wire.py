@@ -144,6 +144,20 @@ class QueryStats(_Wire, frozen=True, tag="query_stats"):
     id: int
 
 
+class SaveCache(_Wire, frozen=True, tag="save"):
+    """Write everything cached to a directory; answered by ``EngineReply`` or ``EngineFailed``."""
+
+    id: int
+    path: str
+
+
+class RestoreCache(_Wire, frozen=True, tag="restore"):
+    """Read what ``SaveCache`` wrote; answered by ``EngineReply`` or ``EngineFailed``."""
+
+    id: int
+    path: str
+
+
 class EnginePing(_Wire, frozen=True, tag="ping"):
     """Answered from the engine loop. ``sent`` is ``time.monotonic()`` of the sender."""
 
@@ -234,7 +248,7 @@ class Scored(_Wire, frozen=True, tag="scored"):
 
 
 class EngineReply(_Wire, frozen=True, tag="reply"):
-    """The answer to ``FlushCache`` or ``QueryStats``."""
+    """The answer to a ``Question``."""
 
     id: int
     data: dict[str, Any]
@@ -256,7 +270,22 @@ class EnginePong(_Wire, frozen=True, tag="pong"):
     lag_ms: float
 
 
-ToEngine = Run | Score | Abort | Release | Hold | FlushCache | QueryStats | EnginePing | Shutdown
+Question = FlushCache | QueryStats | SaveCache | RestoreCache
+"""What ``EngineReply`` answers."""
+
+ToEngine = (
+    Run
+    | Score
+    | Abort
+    | Release
+    | Hold
+    | SaveCache
+    | RestoreCache
+    | FlushCache
+    | QueryStats
+    | EnginePing
+    | Shutdown
+)
 FromEngine = Progress | Ready | Step | Done | Scored | EngineReply | EngineFailed | EnginePong
 
 Decoded = TypeVar("Decoded")
