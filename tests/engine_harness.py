@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from radixrt.cache.host import HostTier
 from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
+from radixrt.cache.tier import Tier
 from radixrt.runtime.attention.reference import ReferenceAttention
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.kv import KvPool, KvSpace
@@ -90,7 +91,7 @@ class Runtime:
         overtake_limit: int = 64,
         grammars: Any = None,
         host_pages: int = 0,
-        stores: Sequence[Any] = (),
+        stores: Callable[[Runtime], Sequence[Tier]] | None = None,
         policy: TierPolicy | None = None,
     ) -> None:
         self.clock = Clock()
@@ -122,7 +123,7 @@ class Runtime:
             self.tiers = HiCache(
                 self.cache,
                 self.host,
-                stores,
+                stores(self) if stores is not None else (),
                 policy=policy or TierPolicy(always_load=True),
                 clock=self.clock,
             )

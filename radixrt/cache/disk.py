@@ -237,15 +237,18 @@ class DiskTier:
         for index in range(run.num_pages):
             page = run.first + index
             if self._clock() > job.deadline:
-                outcome = "timeout"
+                outcome = "timeout" if outcome == "ok" else outcome
                 self._readers.num_timeouts += 1
                 break
-            outcome = self._read_page(
-                identity(run, page), header, memoryview(self._data[job.pages[index]])
-            )
-            if outcome != "ok":
+            whose = identity(run, page)
+            found = self._read_page(whose, header, memoryview(self._data[job.pages[index]]))
+            if outcome == "ok":
+                outcome = found
+                done += found == "ok"
+            if found not in ("ok", "corrupt"):
                 break
-            done += 1
+            # What is behind a damaged record is of no use here, but what else is damaged must be
+            # known, or the next restart would stop at the next record, and so on.
         num_bytes = done * layout.page_bytes
         self._stats.read += done
         self._stats.bytes_read += num_bytes
