@@ -148,7 +148,7 @@ class HiCache:
         self.policy = policy or TierPolicy()
         self.counters = HiCacheCounters()
         self.page_size = device.page_size
-        self._clock = clock
+        self.clock = clock
         self._backups: dict[int, _Backup] = {}
         self._to_back_up = _Queue()
         self._fetches: dict[tuple[str, int], Fetch] = {}
@@ -156,6 +156,7 @@ class HiCache:
         self._puts: dict[tuple[str, int], _Store] = {}
         self._to_store = _Queue()
         self._stored: OrderedDict[bytes, None] = OrderedDict()
+        self._sources: tuple[Tier, ...] = ()
 
     # ------------------------------------------------------------ to the device
 
@@ -200,8 +201,18 @@ class HiCache:
     def backup(self, namespace: str, token_ids: Int32) -> None:
         """Copy the full pages of ``token_ids`` to the host when the link is idle, if the device
         still has them then. The array is kept."""
-        if self.policy.write_through and len(token_ids) >= self.page_size:
+        if self.policy.write_through:
+            self.copy_down(namespace, token_ids)
+
+    def copy_down(self, namespace: str, token_ids: Int32) -> None:
+        """``backup``, whatever the policy says."""
+        if len(token_ids) >= self.page_size:
             self._to_back_up.add(namespace, token_ids)
+
+    @property
+    def is_copying_down(self) -> bool:
+        """Whether something waits to be copied to the host, or is being copied."""
+        return bool(self._to_back_up.items or self._backups)
 
     def sighted(self, namespace: str, token_ids: Int32) -> None:
         """``token_ids`` begin a prompt that somebody had sent before. The array is kept."""
@@ -216,6 +227,10 @@ class HiCache:
 
     # ------------------------------------------------------------ from the stores
 
+    def attach(self, tier: Tier) -> None:
+        """Read from one more store, and never write to it; closed with the others."""
+        self._sources += (tier,)
+
     def fetch(self, namespace: str, token_ids: Int32) -> Fetch | None:
         """Start bringing what a store knows of ``token_ids`` beyond the host to the host.
 
@@ -224,7 +239,7 @@ class HiCache:
         """
         size = self.page_size
         last = len(token_ids) // size
-        if not self.stores or not last:
+        if not (self.stores or self._sources) or not last:
             return None
         first = max(self.host.cache.peek(namespace, token_ids) // size, 0)
         if first >= last:
@@ -235,7 +250,7 @@ class HiCache:
         if under_way is not None:
             self.counters.coalesced_fetches += 1
             return under_way
-        for tier in self.stores:
+        for tier in (*self.stores, *self._sources):
             num_pages = tier.probe(run)
             more = (first + num_pages) * size - max(known, first * size)
             if more < self.policy.min_load_tokens:
@@ -261,7 +276,7 @@ class HiCache:
         if not self.policy.always_load:
             # Longer than computing takes is no gain; a little more, for predictions are rough.
             patience = min(patience, 2 * compute + 0.02)
-        fetch = Fetch(tier.name, fill.run, self._clock() + patience, fill)
+        fetch = Fetch(tier.name, fill.run, self.clock() + patience, fill)
         fetch.keys = fill.run.with_keys().keys[fill.run.first :]
         ticket = tier.get(fill.run, fill.pages, fetch.deadline)
         self._fetches[tier.name, ticket] = fetch
@@ -290,11 +305,11 @@ class HiCache:
             return
         for completion in self.host.poll():
             self._host_ended(completion)
-        for tier in self.stores:
+        for tier in (*self.stores, *self._sources):
             for completion in tier.poll():
                 self._store_ended(tier, completion)
         if self._fetches:
-            now = self._clock()
+            now = self.clock()
             for fetch in self._fetches.values():
                 if not fetch.is_over and now >= fetch.deadline:
                     fetch.is_over = True
@@ -323,13 +338,15 @@ class HiCache:
 
     def close(self) -> None:
         """Stop every tier; idempotent."""
-        for tier in self.stores:
+        for tier in (*self.stores, *self._sources):
             tier.close()
         self.host.close()
 
     def stats(self) -> dict[str, Any]:
         """Return counters of the whole and of each tier, and the predicted costs."""
-        tiers = {tier.name: asdict(tier.stats()) for tier in (self.host, *self.stores)}
+        tiers = {
+            tier.name: asdict(tier.stats()) for tier in (self.host, *self.stores, *self._sources)
+        }
         costs = {name: cost.fit() for name, cost in self.costs.tiers.items()}
         costs["compute"] = self.costs.compute.fit()
         return {
@@ -378,7 +395,7 @@ class HiCache:
                 self._to_back_up.items[digest(namespace, token_ids)] = namespace, token_ids
                 self._to_back_up.items.move_to_end(digest(namespace, token_ids), last=False)
             run = PageRun(namespace, token_ids, size, known, last)
-            ticket = self.host.put(run, lease.pages[known:last], self._clock())
+            ticket = self.host.put(run, lease.pages[known:last], self.clock())
             self._backups[ticket] = _Backup(namespace, token_ids, lease, last)
 
     def _start_stores(self) -> None:
@@ -394,7 +411,7 @@ class HiCache:
                 if have < len(pages):
                     self.host.pages.read(pages[have:])
                     part = run.part(have, len(pages))
-                    ticket = tier.put(part, pages[have:], self._clock())
+                    ticket = tier.put(part, pages[have:], self.clock())
                     self._puts[tier.name, ticket] = _Store(tier, part, pages[have:])
             lease.release()
             if len(pages) == len(token_ids) // size:

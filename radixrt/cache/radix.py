@@ -183,6 +183,21 @@ class RadixCache:
         self.counters.evicted_pages += given
         return given
 
+    def sequences(self) -> Iterator[tuple[str, Int32]]:
+        """Yield the namespace and the tokens of every cached sequence that no other one continues,
+        without a last page that is not full. The tree must not change meanwhile."""
+        for namespace, root in self._tree.roots.items():
+            stack = [(root, b"")]
+            while stack:
+                node, before = stack.pop()
+                key = before + bytes(node.key) if node is not root else b""
+                children = [
+                    c for c in node.children.values() if len(c.key) >= self._tree.page_bytes
+                ]
+                stack += [(child, key) for child in children]
+                if key and not children:
+                    yield namespace, decode(key)
+
     def clear(self) -> int:
         """Evict everything no held lease locks; return how many pages that were."""
         return self.evict(self.num_evictable)

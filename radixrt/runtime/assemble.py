@@ -37,7 +37,8 @@ from radixrt.runtime.profile import WorstSteps
 from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
-from radixrt.runtime.tiers import build_tiers
+from radixrt.runtime.snapshots import Snapshots
+from radixrt.runtime.tiers import build_tiers, layout_of, tiers_of
 from radixrt.runtime.wire import Progress, Ready
 
 if TYPE_CHECKING:
@@ -137,8 +138,15 @@ def _assemble(
     graphs = _record_graphs(config, model, pool, attention, slots, device)
     host = tiers.host if tiers is not None else None
     engine = Engine(model, pool, attention, ops, slots, device, graphs, host)
+    snapshots = Snapshots(lambda: tiers_of(kv, engine, pool), layout_of(pool))
     return EngineLoop(
-        engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
+        engine,
+        scheduler,
+        calls,
+        channel,
+        vocab_size=vocab_size,
+        overlap=config.overlap,
+        snapshots=snapshots if config.cache else None,
     )
 
 

@@ -13,6 +13,7 @@ from radixrt.runtime.grammar.masks import fill_masks
 from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
+from radixrt.runtime.snapshots import Snapshots
 from radixrt.runtime.wire import (
     Abort,
     EngineFailed,
@@ -62,12 +63,14 @@ class EngineLoop:
         *,
         vocab_size: int,
         overlap: int = 0,
+        snapshots: Snapshots | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
         self.scheduler = scheduler
         self.calls = calls
         self.channel = channel
+        self.snapshots = snapshots
         self._vocab_size = vocab_size
         self._overlap = overlap
         self._clock = clock
@@ -90,6 +93,8 @@ class EngineLoop:
 
     def close(self) -> None:
         """End what goes on beside the loop; nothing can be computed afterwards."""
+        if self.snapshots is not None:
+            self.snapshots.close()
         if self.scheduler.kv.tiers is not None:
             self.scheduler.kv.tiers.close()
 
@@ -99,6 +104,8 @@ class EngineLoop:
         for message in messages:
             self._take(message)
         self.scheduler.poll_tiers()
+        if self.snapshots is not None and self.snapshots.is_busy:
+            self._replies += self.snapshots.poll()
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
@@ -166,9 +173,15 @@ class EngineLoop:
                 if kv.tiers is not None:
                     kv.tiers.clear()
                 self._replies.append(EngineReply(call_id, {"evicted_pages": evicted}))
-            case SaveCache(id=call_id) | RestoreCache(id=call_id):
-                text = "this runtime keeps no pages outside its memory"
-                self._replies.append(EngineFailed(call_id, "unsupported", text))
+            case SaveCache(id=call_id, path=path):
+                failed = (
+                    self.snapshots.save(call_id, path) if self.snapshots else _no_pages(call_id)
+                )
+                if failed is not None:
+                    self._replies.append(failed)
+            case RestoreCache(id=call_id, path=path):
+                answer = self.snapshots.restore(call_id, path) if self.snapshots else None
+                self._replies.append(answer or _no_pages(call_id))
             case QueryStats(id=call_id):
                 self._replies.append(EngineReply(call_id, self.stats()))
             case EnginePing(seq=seq, sent=sent):
@@ -212,7 +225,8 @@ class EngineLoop:
     def _patience(self) -> float:
         if self.scheduler.has_work or self._in_flight or self._drain_until is not None:
             return 0.0
-        return TRANSFER_WAIT_S if self.scheduler.is_transferring else IDLE_WAIT_S
+        is_saving = self.snapshots is not None and self.snapshots.is_busy
+        return TRANSFER_WAIT_S if is_saving or self.scheduler.is_transferring else IDLE_WAIT_S
 
     def _drain(self) -> None:
         """End the loop once a shutdown was asked for and nothing runs, or its time is up."""
@@ -223,3 +237,7 @@ class EngineLoop:
             self._in_flight.clear()
             self._replies += self.calls.ended(self.scheduler.settle())
         self.is_over = not len(self.calls)
+
+
+def _no_pages(call_id: int) -> EngineFailed:
+    return EngineFailed(call_id, "unsupported", "this runtime caches nothing: cache=False")

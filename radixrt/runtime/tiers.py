@@ -14,13 +14,15 @@ from radixrt.cache.host import HostTier
 from radixrt.cache.pagekeys import KEY_BYTES
 from radixrt.cache.records import Layout
 from radixrt.config import RuntimeConfig, parse_size
+from radixrt.errors import ConfigError
 from radixrt.runtime import device as devices
 from radixrt.runtime.transfer import choose_mover
 
 if TYPE_CHECKING:
     from radixrt.cache.radix import RadixCache
     from radixrt.cache.tier import Tier
-    from radixrt.runtime.kv import KvPool
+    from radixrt.runtime.engine import Engine
+    from radixrt.runtime.kv import KvPool, KvSpace
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ AUTO_GPU_SHARE = 8
 AUTO_CPU_BYTES = 256 << 20
 """Host memory on a CPU that has a store: pages pass through it."""
 
+SMALL_BYTES = 64 << 20
+"""Host memory that saving and restoring pass through where there is none."""
+
 CALIBRATED_PAGES = (1, 16, 64)
 """Sizes of the loads that are timed at start-up."""
 
@@ -40,17 +45,35 @@ def build_tiers(config: RuntimeConfig, pool: KvPool, cache: RadixCache) -> HiCac
 
     To be called while nobody uses the pool. Raises ``ConfigError``.
     """
-    page_bytes = 2 * pool.k[:, 0].nbytes
-    num_pages = host_bytes(config, pool.k.device.type) // page_bytes
-    if num_pages < 1 or not config.cache:
+    num_bytes = host_bytes(config, pool.k.device.type)
+    if num_bytes < page_bytes(pool) or not config.cache:
         return None
-    mover, memory = choose_mover(pool, num_pages + 1)
-    host = HostTier(memory.pages, config.page_size, mover)
+    host = _host(pool, num_bytes)
     costs = Costs()
     calibrate(host, costs, pool.k.shape[1] - 1)
-    log.info("host tier: %d pages of %d bytes, mover %s", num_pages, page_bytes, mover.name)
+    log.info("host tier: %d pages, mover %s", host.pages.num_usable, host.mover.name)
     policy = TierPolicy(store_on=config.store_on, fetch_deadline_s=config.fetch_deadline_s)
     return HiCache(cache, host, open_stores(config, pool, host), costs=costs, policy=policy)
+
+
+def tiers_of(kv: KvSpace, engine: Engine, pool: KvPool) -> HiCache:
+    """Return the runtime's tiers; where it has none, small ones that copy when they are asked to:
+    what saving and restoring pass through."""
+    if kv.tiers is None:
+        host = _host(pool, max(SMALL_BYTES, 64 * page_bytes(pool)))
+        engine.host = host
+        kv.tiers = HiCache(kv.cache, host, policy=TierPolicy(write_through=False))
+    return kv.tiers
+
+
+def page_bytes(pool: KvPool) -> int:
+    """Return the bytes of one page: K and V of all layers."""
+    return 2 * pool.k[:, 0].nbytes
+
+
+def _host(pool: KvPool, num_bytes: int) -> HostTier:
+    mover, memory = choose_mover(pool, num_bytes // page_bytes(pool) + 1)
+    return HostTier(memory.pages, pool.k.shape[2], mover)
 
 
 def open_stores(config: RuntimeConfig, pool: KvPool, host: HostTier) -> list[Tier]:
@@ -59,7 +82,10 @@ def open_stores(config: RuntimeConfig, pool: KvPool, host: HostTier) -> list[Tie
     if config.disk is not None:
         quota = parse_size("disk_quota", config.disk_quota)
         folder = Path(config.disk).expanduser()
-        stores.append(DiskTier(folder, layout_of(pool), host.data, quota=quota))
+        try:
+            stores.append(DiskTier(folder, layout_of(pool), host.data, quota=quota))
+        except OSError as error:
+            raise ConfigError(f"disk={config.disk} cannot be used: {error}") from error
     return stores
 
 
@@ -68,7 +94,7 @@ def layout_of(pool: KvPool) -> Layout:
     num_layers, _, page_size, num_heads, head_dim = pool.k.shape
     name = f"{pool.k.dtype} {num_layers} {page_size} {num_heads} {head_dim}"
     digest = hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest()
-    return Layout(page_size, 2 * pool.k[:, 0].nbytes, digest)
+    return Layout(page_size, page_bytes(pool), digest)
 
 
 def host_bytes(config: RuntimeConfig, device_type: str) -> int:
