@@ -12,6 +12,8 @@ try:
 except ImportError:  # the client alone has no command line
     typer = None  # type: ignore[assignment]
 
+from radixrt.cache_commands import register
+
 if TYPE_CHECKING:
     from radixrt.runtime.endpoints import ServerCurve
 
@@ -35,6 +37,7 @@ def _application() -> Any:
     application.command()(serve)
     application.command()(keygen)
     application.command()(version)
+    register(application)
     return application
 
 
