@@ -86,6 +86,14 @@ def open_stores(config: RuntimeConfig, pool: KvPool, host: HostTier) -> list[Tie
             stores.append(DiskTier(folder, layout_of(pool), host.data, quota=quota))
         except OSError as error:
             raise ConfigError(f"disk={config.disk} cannot be used: {error}") from error
+    if config.remote:
+        try:
+            from radixrt.cache.remote import RemoteTier
+        except ImportError as error:
+            raise ConfigError(
+                f"remote={config.remote} needs the redis package: pip install 'radixrt[redis]'"
+            ) from error
+        stores.append(RemoteTier(config.remote, layout_of(pool), host.data))
     return stores
 
 
