@@ -58,7 +58,7 @@ def read_trace(path: Path) -> list[TraceRequest]:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InvalidArgument(
                     "trace",
-                    f"{path}, line {number}",
+                    f"{path.name}, line {number}",
                     f"a line is a JSON object with timestamp, input_length, hash_ids: {error!r}",
                 ) from None
     return sorted(requests, key=lambda request: request.time_s)
