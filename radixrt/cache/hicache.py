@@ -61,7 +61,6 @@ class HiCacheCounters:
 
     backed_up: int = 0
     loaded: int = 0
-    loaded_tokens: int = 0
     fetched: int = 0
     stored: int = 0
     not_worth: int = 0
@@ -96,6 +95,7 @@ class _Backup:
     namespace: str
     token_ids: Int32
     lease: Lease
+    first: int
     last: int
 
 
@@ -116,6 +116,11 @@ class _Queue:
         self.items[digest(namespace, token_ids)] = namespace, token_ids
         if len(self.items) > MAX_QUEUED:
             self.items.popitem(last=False)
+
+    def add_first(self, namespace: str, token_ids: Int32) -> None:
+        name = digest(namespace, token_ids)
+        self.items[name] = namespace, token_ids
+        self.items.move_to_end(name, last=False)
 
     def pop(self) -> tuple[str, Int32]:
         return self.items.popitem(last=False)[1]
@@ -183,10 +188,10 @@ class HiCache:
             return None, "not_worth", seconds
         return match, "", seconds
 
-    def load(self, match: HostMatch, first: int, pages: Int32) -> None:
+    def load(self, match: HostMatch, first: int, pages: Int32) -> PageLoad:
         """Plan to copy a match's pages from ``first`` on into the device's ``pages``."""
-        self.host.load(match, first, pages)
         self.counters.loaded += len(pages)
+        return self.host.load(match, first, pages)
 
     def take_loads(self) -> list[PageLoad]:
         """Return the planned loads; the next step starts them before its forward."""
@@ -367,11 +372,15 @@ class HiCache:
         ok = completion.outcome == "ok"
         self.counters.backed_up += completion.num_pages
         self.counters.failed_backups += not ok
+        end = backup.first + completion.num_pages
+        has_more = end == backup.last < len(backup.lease.pages)
         if ok:
-            backup.lease.note_backed(backup.last)
+            backup.lease.note_backed(end)
         backup.lease.release()
-        if ok and self.policy.store_on == "once":
-            self.keep(backup.namespace, backup.token_ids[: backup.last * self.page_size])
+        if has_more:
+            self._to_back_up.add_first(backup.namespace, backup.token_ids)
+        elif ok and self.policy.store_on == "once":
+            self.keep(backup.namespace, backup.token_ids[: end * self.page_size])
 
     def _start_backups(self) -> None:
         """Copy what waits, the oldest first, while no more than the policy allows is locked."""
@@ -391,12 +400,9 @@ class HiCache:
                 if self.policy.store_on == "once":
                     self.keep(namespace, token_ids[: known * size])
                 continue
-            if last < len(lease.pages):
-                self._to_back_up.items[digest(namespace, token_ids)] = namespace, token_ids
-                self._to_back_up.items.move_to_end(digest(namespace, token_ids), last=False)
             run = PageRun(namespace, token_ids, size, known, last)
             ticket = self.host.put(run, lease.pages[known:last], self.clock())
-            self._backups[ticket] = _Backup(namespace, token_ids, lease, last)
+            self._backups[ticket] = _Backup(namespace, token_ids, lease, known, last)
 
     def _start_stores(self) -> None:
         size = self.page_size
