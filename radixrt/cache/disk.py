@@ -26,6 +26,9 @@ from radixrt.errors import ConfigError
 log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 256 << 20
+SEGMENT_RECORDS = 16_384
+"""A segment is full with so many bytes or records; after a crash the last one's are looked at."""
+
 NUM_READERS = 2
 MAX_PUTS = 64
 """Puts that one commit takes together."""
@@ -76,7 +79,8 @@ class DiskTier:
         self._clock = clock
         self._quota = quota
         # Several segments within the quota, or giving one up would give everything up.
-        self._segment_records = max(1, min(segment_bytes, quota // 4) // layout.record_bytes)
+        most = min(segment_bytes, quota // 4) // layout.record_bytes
+        self._segment_records = max(1, min(most, SEGMENT_RECORDS))
         self._read_only = read_only
         self._lock = threading.Lock()
         self._index: dict[bytes, Place] = {}
