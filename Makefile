@@ -27,7 +27,7 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints/cpu.txt CMakeLists.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints/cpu.txt --editable '.[runtime,dev]'
+		--constraint constraints/cpu.txt --editable '.[runtime,redis,dev]'
 	touch $@
 
 clean:

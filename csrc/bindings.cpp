@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 #include "tensors.h"
+#include "transfer.h"
 
 namespace nb = nanobind;
 
@@ -302,6 +303,41 @@ class Kernels {
     }
   }
 
+  void move_pages(nb::handle k_cache_, nb::handle v_cache_, nb::handle host_, nb::handle pages_,
+                  nb::handle host_pages_, int64_t first_layer, int64_t last_layer,
+                  bool to_host) const {
+    const Tensor keys = view(k_cache_, "k_cache"), values = view(v_cache_, "v_cache");
+    const Tensor host = view(host_, "host");
+    for (const Tensor* cache : {&keys, &values}) {
+      expect(cache->ndim() == 5 && cache->is_dense(), *cache,
+             "must be dense [num_layers, num_pages, page_size, heads, head_dim]");
+      expect_same(*cache, keys);
+      expect_shape(*cache,
+                   {keys.size(0), keys.size(1), keys.size(2), keys.size(3), keys.size(4)});
+    }
+    expect_same(host, keys);
+    expect(host.is_dense(), host, "must be dense");
+    expect_shape(host, {host.size(0), keys.size(0), 2, keys.size(2), keys.size(3), keys.size(4)});
+    const Tensor pages = dense_vector(view(pages_, "pages"), Element::i32, "must be int32");
+    const Tensor host_pages =
+        dense_vector(view(host_pages_, "host_pages"), Element::i32, "must be int32");
+    expect_shape(host_pages, {pages.size(0)});
+    expect_range<int32_t>(pages, keys.size(1), "pages of k_cache");
+    expect_range<int32_t>(host_pages, host.size(0), "pages of host");
+    if (first_layer < 0 || first_layer > last_layer || last_layer > keys.size(0)) {
+      throw ArgumentError(
+          "first_layer, last_layer",
+          std::to_string(first_layer) + ", " + std::to_string(last_layer),
+          "must be a range of the " + std::to_string(keys.size(0)) + " layers");
+    }
+    const int64_t chunk = keys.size(2) * keys.size(3) * keys.size(4) * bytes_of(real(keys));
+    const Unlocked unlocked(2 * chunk * (last_layer - first_layer) * pages.size(0));
+    radix::move_pages({keys.data<char>(), values.data<char>(), keys.size(1) * chunk, chunk,
+                       host.data<char>(), 2 * keys.size(0) * chunk, chunk, first_layer, last_layer,
+                       pages.data<const int32_t>(), host_pages.data<const int32_t>(),
+                       pages.size(0), to_host});
+  }
+
   void apply_token_mask(nb::handle logits_, nb::handle bitmask_) const {
     const Tensor logits = view(logits_, "logits"), bitmask = view(bitmask_, "bitmask");
     expect_element(logits, Element::f32, "must be float32");
@@ -444,6 +480,9 @@ NB_MODULE(_native, module) {
            nb::arg("v_cache"), nb::arg("slots"))
       .def("copy_page", &Kernels::copy_page, nb::arg("k_cache"), nb::arg("v_cache"),
            nb::arg("source"), nb::arg("target"), nb::arg("num_tokens"))
+      .def("move_pages", &Kernels::move_pages, nb::arg("k_cache"), nb::arg("v_cache"),
+           nb::arg("host"), nb::arg("pages"), nb::arg("host_pages"), nb::arg("first_layer"),
+           nb::arg("last_layer"), nb::arg("to_host"))
       .def("apply_token_mask", &Kernels::apply_token_mask, nb::arg("logits"), nb::arg("bitmask"))
       .def("plan_attention", &Kernels::plan_attention, nb::arg("query_start"), nb::arg("kv_lens"),
            nb::arg("page_table"), nb::arg("page_size"))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from radixrt.lang import (
         Backend,
         ChoicesMethod,
+        Explanation,
         FinishedRow,
         Function,
         ProgramState,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
         get_server_info,
         greedy_token_selection,
         image,
+        restore,
+        save,
         select,
         separate_reasoning,
         set_default_backend,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         user_begin,
         user_end,
         video,
+        warm,
     )
 
 __all__ = [
@@ -79,6 +83,7 @@ __all__ = [
     "ConfigError",
     "DeadlineExceeded",
     "EngineFault",
+    "Explanation",
     "FinishedRow",
     "Function",
     "InvalidArgument",
@@ -108,6 +113,8 @@ __all__ = [
     "get_server_info",
     "greedy_token_selection",
     "image",
+    "restore",
+    "save",
     "select",
     "separate_reasoning",
     "set_default_backend",
@@ -121,6 +128,7 @@ __all__ = [
     "user_begin",
     "user_end",
     "video",
+    "warm",
 ]
 
 

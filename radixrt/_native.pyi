@@ -97,6 +97,21 @@ class Kernels:
     ) -> None:
         """Copy the first tokens of a page, in every layer of [L, num_pages, page_size, Hk, D]."""
 
+    def move_pages(
+        self,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        host: torch.Tensor,
+        pages: torch.Tensor,
+        host_pages: torch.Tensor,
+        first_layer: int,
+        last_layer: int,
+        to_host: bool,
+    ) -> None:
+        """Copy layers [first, last) of ``pages`` (int32 [n]) of the pools [L, num_pages, page_size,
+        Hk, D] to ``host_pages`` (int32 [n]) of host [N, L, 2, page_size, Hk, D], or back. Runs on
+        the calling thread alone."""
+
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
         """Set logits f32 [R, V] to -inf where the bit of int32 [R, ceil(V / 32)] is 0."""
 

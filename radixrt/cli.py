@@ -12,6 +12,8 @@ try:
 except ImportError:  # the client alone has no command line
     typer = None  # type: ignore[assignment]
 
+from radixrt.cache_commands import register
+
 if TYPE_CHECKING:
     from radixrt.runtime.endpoints import ServerCurve
 
@@ -35,6 +37,7 @@ def _application() -> Any:
     application.command()(serve)
     application.command()(keygen)
     application.command()(version)
+    register(application)
     return application
 
 
@@ -71,6 +74,9 @@ def serve(
     attention: Annotated[str, typer.Option(help="Attention backend.")] = "auto",
     ops: Annotated[str, typer.Option(help="Provider of the other operations.")] = "auto",
     cache: Annotated[bool, typer.Option(help="Reuse KV between requests.")] = True,
+    eviction: Annotated[
+        str, typer.Option(help="What goes first: learned (worth least) or lru.")
+    ] = "learned",
     overlap: Annotated[
         int, typer.Option(help="Steps in flight during preparation: 0 or 1; -1 chooses.")
     ] = -1,

@@ -60,6 +60,31 @@ class RuntimeConfig:
     cache: bool = True
     """False turns off every reuse of KV between requests, for comparisons."""
 
+    eviction: Literal["learned", "lru"] = "learned"
+    """What is evicted first: what is least worth keeping, by what was learned of reuse and what
+    programs tell, or what was used least recently."""
+
+    host_memory: str = "auto"
+    """Memory for pages that the device has no room for: a size like ``4GiB``, ``0`` for none;
+    ``auto`` is 4 GiB or an eighth of the available memory beside a GPU. On a CPU, where the pages
+    are in the host's memory already, it is 256 MiB with a disk or a remote store and 0 without."""
+
+    disk: Path | None = None
+    """Directory that keeps pages over restarts; None keeps none."""
+
+    disk_quota: str = "16GiB"
+    """Most bytes of the directory; the pages used least recently go first."""
+
+    remote: str = ""
+    """URL of a Redis or Valkey server that keeps pages for several runtimes; empty for none."""
+
+    store_on: Literal["twice", "once", "keep"] = "twice"
+    """What goes to disk and the remote store: prefixes when they are seen a second time, everything
+    at once, or only what programs ask for."""
+
+    fetch_deadline_s: float = 5.0
+    """Longest time that a request waits for pages from disk or the remote store."""
+
     overlap: int = -1
     """Steps in flight while the next one is prepared: 0 or 1; -1 derives it: 0 on a CPU, else 1."""
 
@@ -156,12 +181,26 @@ class RuntimeConfig:
                 f"page_size={self.page_size}: every running request takes a token of a step and a "
                 f"prompt a page; raise max_step_tokens to {least} or lower max_running"
             )
+        if self.eviction not in ("learned", "lru"):
+            raise ConfigError(f"eviction={self.eviction!r}: use learned or lru")
         if self.overlap not in (-1, 0, 1):
             raise ConfigError(f"overlap={self.overlap}: 0 or 1 steps can be in flight")
         if self.context_length < 0:
             raise ConfigError(
                 f"context_length={self.context_length}: 0 is the model's, or a length"
             )
+        if self.host_memory != "auto":
+            parse_size("host_memory", self.host_memory)
+        parse_size("disk_quota", self.disk_quota)
+        if (self.disk or self.remote) and self.host_memory.strip() == "0":
+            raise ConfigError(
+                "host_memory=0 with a disk or a remote store: pages pass through the host's "
+                "memory on their way; leave it at auto or give a size"
+            )
+        if self.remote and not self.remote.startswith(("redis://", "rediss://", "unix://")):
+            raise ConfigError(f"remote={self.remote}: use redis://, rediss:// or unix://")
+        if self.fetch_deadline_s <= 0:
+            raise ConfigError(f"fetch_deadline_s={self.fetch_deadline_s}: give seconds above 0")
         if self.drain_s < 0 or self.lease_bias_s < 0:
             raise ConfigError(
                 f"drain_s={self.drain_s}, lease_bias_s={self.lease_bias_s}: give 0 or more seconds"
@@ -171,6 +210,19 @@ class RuntimeConfig:
 
 _UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "b": 1}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+def parse_size(option: str, text: str) -> int:
+    """Return the bytes that "0", "512MiB" or "4GiB" mean; ``ConfigError`` for anything else."""
+    if text.strip() == "0":
+        return 0
+    try:
+        size = parse_memory(text, total_bytes=0)
+    except ConfigError:
+        size = None
+    if size is None:
+        raise ConfigError(f"{option}={text!r}: use a size like '4GiB', or '0'")
+    return size
 
 
 def parse_memory(memory: str, *, total_bytes: int) -> int | None:

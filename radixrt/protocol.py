@@ -157,6 +157,8 @@ class Span:
     cached_tokens: int
 
 
+CacheUse = Literal["shared", "private", "off"]
+
 # ---------------------------------------------------------------- client → runtime
 
 
@@ -170,10 +172,18 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Create a branch: empty, or an O(1) copy of ``parent`` as of this point of its operations."""
+    """Create a branch: empty, or an O(1) copy of ``parent`` as of this point of its operations.
+
+    ``tenant`` names a cache of its own: nobody else's prefixes are found there, and nobody else
+    finds these. ``cache`` is ``shared`` (with everybody, or everybody of the tenant), ``private``
+    (with the branches forked from this one) or ``off`` (nothing is found and nothing is kept). A
+    copy has its parent's.
+    """
 
     branch: int
     parent: int | None = None
+    tenant: str = ""
+    cache: CacheUse = "shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +200,8 @@ class Generate:
 
     ``stream`` sends ``Chunk`` messages while credit lasts (``credit`` chunks at first, more by
     ``Credit``; text that had no credit is merged into the next chunk). ``deadline_s`` bounds the
-    call from its arrival; None means the runtime's own bound.
+    call from its arrival; None means the runtime's own bound. ``pause_s`` is how long the client
+    expects the branch to be idle afterwards, None when it does not know: a hint for the cache.
     """
 
     call: int
@@ -200,6 +211,7 @@ class Generate:
     stream: bool = False
     credit: int = 1_000_000
     deadline_s: float | None = None
+    pause_s: float | None = None
 
 
 Method = Literal["token_length_normalized", "greedy_token_selection", "unconditional_likelihood"]
@@ -207,18 +219,41 @@ Method = Literal["token_length_normalized", "greedy_token_selection", "unconditi
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Choose one of ``options`` by likelihood and append it to the branch."""
+    """Choose one of ``options`` by likelihood and append it to the branch. ``pause_s`` as of
+    ``Generate``."""
 
     call: int
     branch: int
     options: tuple[str, ...]
     method: Method = "token_length_normalized"
     deadline_s: float | None = None
+    pause_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Release a branch after the operations sent before; its cached tokens are evicted first."""
+    """Release a branch after the operations sent before; its cached tokens are evicted first, or
+    with ``keep`` when their time comes."""
+
+    branch: int
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep what a branch has cached, after the operations sent before, for ``ttl_s`` seconds of
+    disuse before that of others, the higher ``priority`` (0 to 3) the longer. A wish: it never
+    keeps others from running. ``ttl_s`` 0 takes the wish back."""
+
+    branch: int
+    ttl_s: float
+    priority: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What the branch alone has cached, after the operations sent before, may be evicted first. The
+    branch stays open; going on with it computes again what is gone."""
 
     branch: int
 
@@ -244,6 +279,34 @@ class Read:
 
     call: int
     branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Ask what became of the prompts of a branch's latest calls or, without a branch, of the latest
+    ``last`` calls of anybody in the shared cache; answered by ``Reply`` with ``calls`` in its data
+    (``runtime.accounts`` says what they hold)."""
+
+    call: int
+    branch: int | None = None
+    last: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write everything that is cached to a directory of the runtime's machine; answered by
+    ``Reply`` with the number of ``pages``."""
+
+    call: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Read what ``Save`` wrote; answered by ``Reply`` with the number of ``pages``."""
+
+    call: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +382,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to ``Read``, ``Flush`` or ``Stats``."""
+    """The answer to ``Read``, ``Flush``, ``Stats``, ``Explain``, ``Save`` or ``Restore``."""
 
     call: int
     data: dict[str, Any] = field(default_factory=dict)
@@ -363,9 +426,14 @@ ToRuntime = (
     | Generate
     | Select
     | Close
+    | Hold
+    | Release
     | Cancel
     | Credit
     | Read
+    | Explain
+    | Save
+    | Restore
     | Flush
     | Stats
     | Ping
@@ -381,9 +449,14 @@ TAGS: dict[str, type[Message]] = {
     "generate": Generate,
     "select": Select,
     "close": Close,
+    "hold": Hold,
+    "release": Release,
     "cancel": Cancel,
     "credit": Credit,
     "read": Read,
+    "explain": Explain,
+    "save": Save,
+    "restore": Restore,
     "flush": Flush,
     "stats": Stats,
     "ping": Ping,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from radixrt.cache.hicache import HiCache, TierPolicy
+from radixrt.cache.host import HostTier
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
+from radixrt.cache.tier import Tier
 from radixrt.runtime.attention.reference import ReferenceAttention
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.kv import KvPool, KvSpace
@@ -24,6 +28,7 @@ from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.request import GREEDY
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.transfer import choose_mover
 from radixrt.runtime.wire import (
     Done,
     EngineFailed,
@@ -85,22 +90,17 @@ class Runtime:
         overlap: int = 0,
         overtake_limit: int = 64,
         grammars: Any = None,
+        host_pages: int = 0,
+        stores: Callable[[Runtime], Sequence[Tier]] | None = None,
+        policy: TierPolicy | None = None,
     ) -> None:
         self.clock = Clock()
         self.channel = ScriptedChannel()
         self.slots = SlotTable(max_running, max_context, page_size)
         self.allocator = PageAllocator(num_pages)
-        self.cache = RadixCache(self.allocator, page_size, clock=self.clock)
-        self.kv = KvSpace(self.cache, self.allocator, self.slots, reuse=reuse)
+        learned = learned_policy(num_pages, self.clock)
+        self.cache = RadixCache(self.allocator, page_size, clock=self.clock, policy=learned)
         self.metrics = Metrics()
-        self.scheduler = Scheduler(
-            self.slots,
-            self.kv,
-            Limits(max_step_tokens, max_logits_rows or max_running + 16),
-            self.metrics,
-            overtake_limit=overtake_limit,
-            clock=self.clock,
-        )
         config = model.config
         pool = KvPool.zeros(
             config.num_layers,
@@ -114,6 +114,28 @@ class Runtime:
         # A read of a page that nobody wrote shows.
         pool.k.fill_(1e4)
         pool.v.fill_(1e4)
+        self.tiers: HiCache | None = None
+        self.host: HostTier | None = None
+        if host_pages:
+            mover, memory = choose_mover(pool, host_pages)
+            memory.pages[:] = 0x7F
+            self.host = HostTier(memory.pages, page_size, mover, clock=self.clock)
+            self.tiers = HiCache(
+                self.cache,
+                self.host,
+                stores(self) if stores is not None else (),
+                policy=policy or TierPolicy(always_load=True),
+                clock=self.clock,
+            )
+        self.kv = KvSpace(self.cache, self.allocator, self.slots, reuse=reuse, tiers=self.tiers)
+        self.scheduler = Scheduler(
+            self.slots,
+            self.kv,
+            Limits(max_step_tokens, max_logits_rows or max_running + 16),
+            self.metrics,
+            overtake_limit=overtake_limit,
+            clock=self.clock,
+        )
         self.engine = Engine(
             model,
             pool,
@@ -121,6 +143,7 @@ class Runtime:
             ReferenceOps(),
             self.slots,
             CPU,
+            host=self.host,
         )
         self.calls = OpenCalls(
             self.scheduler,

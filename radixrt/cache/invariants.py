@@ -45,10 +45,16 @@ def _check_run(tree: Tree, node: Node) -> None:
     else:
         assert len(node.key) == num_pages * tree.page_bytes
     assert min(node.locks, node.parks) >= 0
+    assert 0 <= node.backed <= num_pages, "more pages backed than there are"
     is_victim = not node.locks and not node.children
     assert (node.place is not None) == is_victim, "exactly the unlocked leaves are evictable"
     if node.place is not None:
-        assert node.place == (0 if node.is_ended else 1, node.used, node.serial)
+        assert node.place == tree.order.place_of(node), "its place is not where its state puts it"
+    if tree.known is not None:
+        assert len(node.uses) == num_pages
+        assert min(node.uses) > 0
+        assert node.parent is not None
+        assert node.chain == tree.known.hash.chain(node.parent.chain, node.key)[-1]
 
 
 def _check_children(tree: Tree, node: Node) -> None:

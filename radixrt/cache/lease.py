@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from radixrt.cache.node import TOKEN_BYTES, Node, encode, page_ids
+from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, encode, page_ids
 from radixrt.cache.pages import Int32
+from radixrt.cache.reuse import ENDED, PLAIN, idle_state
 from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument
 
@@ -63,6 +64,8 @@ class Lease:
         self._node = node
         self._tail_node: Node | None = None
         self._state = "held"
+        self._num_pages = len(pages)
+        self._watched: dict[int, int] = {}  # watched pages of the path: hash, number
         if tail is not None:
             self._tail_node, tail_tokens = tail
             self.tail = TailPage(int(page_ids(self._tail_node.pages)[0]), tail_tokens)
@@ -112,7 +115,9 @@ class Lease:
         new = own[num_known : len(full) // page_bytes]
         canonical = [self.pages, page_ids(b"".join([node.pages for node in path])), new]
         if len(new):
-            end = tree.append(end, full[num_known * page_bytes :], new.tobytes(), now)
+            more = full[num_known * page_bytes :]
+            first_page = num_old + num_known
+            end = tree.append(end, more, new.tobytes(), now, first_page, self._watched)
         duplicates = [own[:num_known]]
         self._node = end
         if final:
@@ -121,12 +126,38 @@ class Lease:
                 duplicates.append(own[-1:])
         self.num_tokens += len(full) // TOKEN_BYTES
         self.pages = np.concatenate(canonical)
+        self._num_pages = len(self.pages)
         extension = Extension(self.pages, np.concatenate(duplicates))
         tree.counters.duplicate_pages += len(extension.duplicates)
         return extension
 
-    def park(self, bias_s: float) -> None:
-        """Turn the lock into a wish: evictable, ordered as if used ``bias_s`` seconds from now.
+    def note_use(self, token_ids: Int32, *, is_first: bool = True) -> None:
+        """Count a request for ``token_ids`` (int32 [n], what the lease was acquired for) as a use.
+
+        With ``is_first`` False the same request runs again, which is none.
+        """
+        tree = self._tree
+        if tree.known is None:
+            return
+        root = self._node
+        while root.parent is not None:
+            root = root.parent
+        self._watched = tree.known.used(
+            root.chain, encode(token_ids), self._clock(), is_first=is_first
+        )
+        if is_first:
+            tree.warm(self._node)
+
+    def hold(self, ttl_s: float, priority: int) -> None:
+        """Ask to keep the path for ``ttl_s`` seconds of disuse, held or parked. ``priority`` 0 to 3
+        ranks such wishes; ``ttl_s`` 0 takes the wish back. Pages may still be evicted for others.
+        """
+        until = self._clock() + ttl_s if ttl_s > 0 else NEVER
+        self._tree.hold(self._node, until, priority)
+
+    def park(self, bias_s: float, *, pause_s: float | None = None) -> None:
+        """Turn the lock into a wish: evictable, ordered as if used ``bias_s`` seconds from now, or
+        as what is learned of branches that are expected back in ``pause_s`` seconds.
 
         The pages are no longer valid; ``acquire`` again to use them. Nothing is left to be done
         when they are evicted. ``release()`` still ends the lease.
@@ -135,8 +166,11 @@ class Lease:
             raise InvalidArgument("lease", self._state, "only a held lease can be parked, once")
         self.drop_tail()
         now = self._clock()
-        self._tree.touch(self._node, now + bias_s)
-        self._tree.park(self._node)
+        state = idle_state(pause_s)
+        self._tree.touch(self._node, now + bias_s if self._tree.order.uses_bias else now)
+        self._tree.park(self._node, state)
+        if self._tree.known is not None:
+            self._tree.known.rests(self._watched, state, now)
         self._tree.unlock(self._node)
         self._forget("parked")
 
@@ -154,9 +188,27 @@ class Lease:
             self.drop_tail()
             self._tree.touch(self._node, now)
             self._tree.unlock(self._node)
+        known = self._tree.known
+        if known is not None and self._state != "parked":
+            known.rests(self._watched, PLAIN, now)
         if ended:
-            self._tree.end(self._node, now)
+            num_pages = self._tree.end(self._node, now)
+            if known is not None and self._watched:
+                first = self._num_pages - num_pages
+                tail = [key for key, page in self._watched.items() if page >= first]
+                known.rests(tail, ENDED, now)
         self._forget("released")
+
+    def note_backed(self, num_pages: int) -> None:
+        """Note in the tree that the tier below has the first ``num_pages`` pages of the path."""
+        node: Node | None = self._node
+        end = len(self.pages)
+        while node is not None and node.parent is not None:
+            if len(node.key) >= self._tree.page_bytes:
+                start = end - node.num_pages
+                node.backed = max(node.backed, min(node.num_pages, num_pages - start))
+                end = start
+            node = node.parent
 
     def path(self) -> Iterator[tuple[int, int, int]]:
         """Yield ``(node serial, start, end)`` of the held path in tokens, deepest node first.
@@ -188,7 +240,7 @@ class Lease:
         _, longer = self._node.children.neighbours(key)
         if longer is not None and longer.startswith(key):
             return False
-        self._node = self._tree.append(self._node, key, page.tobytes(), now)
+        self._node = self._tree.append(self._node, key, page.tobytes(), now, 0, {})
         return True
 
     def _forget(self, state: str) -> None:

@@ -13,6 +13,7 @@ Int32 = NDArray[np.int32]
 TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
 Place = tuple[int, float, int]
+NEVER = float("-inf")
 
 
 class Node:
@@ -27,6 +28,15 @@ class Node:
     ``is_ended``  its program has ended and nobody else has used it since
     ``is_branch`` more than one run has continued it
     ``place``     its key in the eviction order; None while it is not in it
+    ``backed``    pages from the run's start that the tier below is known to have had: a hint for
+                  what it costs to lose them, not a promise
+
+    With a policy that learns also:
+
+    ``uses``        how often each page was used, a byte a page, 255 at most
+    ``chain``       hash of the prefix up to the run's end (``PageHash``)
+    ``state``       what is expected of the idle branch whose parked lease is here
+    ``held_until``  clock time until which a program asked to keep it, with ``priority``
 
     A node is full (a multiple of the page size) or *partial*: a leaf of one page, not filled.
     Growing, cutting the end and cutting the front of a bytearray are cheap at any length.
@@ -34,7 +44,10 @@ class Node:
     """
 
     __slots__ = (
+        "backed",
+        "chain",
         "children",
+        "held_until",
         "is_branch",
         "is_ended",
         "key",
@@ -43,8 +56,11 @@ class Node:
         "parent",
         "parks",
         "place",
+        "priority",
         "serial",
+        "state",
         "used",
+        "uses",
     )
 
     def __init__(
@@ -61,6 +77,12 @@ class Node:
         self.is_ended = False
         self.is_branch = False
         self.place: Place | None = None
+        self.backed = 0
+        self.uses = bytearray()
+        self.chain = 0
+        self.state = 0
+        self.held_until = NEVER
+        self.priority = 0
 
     def adopt(self, first_page: bytes, child: Node) -> None:
         """Put ``child`` below this node, in place of one with the same first page of key."""
@@ -92,6 +114,11 @@ def encode(token_ids: Int32) -> bytes:
     """Return the tokens as big-endian words: the order of bytes is then the order of tokens, and a
     longest common prefix is found next door in sorted order."""
     return token_ids.astype(">u4").tobytes()
+
+
+def decode(key: bytes | bytearray) -> Int32:
+    """Return the tokens of a key, int32."""
+    return np.frombuffer(key, ">u4").astype(np.int32)
 
 
 def common_prefix(key: bytes, start: int, other: bytes | bytearray) -> int:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from radixrt.cache.counters import CacheCounters
-from radixrt.cache.eviction import EvictionOrder
-from radixrt.cache.node import PAGE_ID_BYTES, TOKEN_BYTES, Node, common_prefix, page_ids
+from radixrt.cache.eviction import Policy, RecencyOrder
+from radixrt.cache.knowledge import Knowledge
+from radixrt.cache.node import (
+    NEVER,
+    PAGE_ID_BYTES,
+    TOKEN_BYTES,
+    Node,
+    common_prefix,
+    page_ids,
+)
 from radixrt.cache.pages import Int32, PageAllocator
 
-NEVER = float("-inf")
+ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
+"""What ``bytes.translate`` makes of a page's uses when it is used again."""
 
 
 class Match(NamedTuple):
@@ -40,12 +49,20 @@ class Tree:
     a path that another lease holds already is not walked.
     """
 
-    def __init__(self, allocator: PageAllocator, page_size: int, counters: CacheCounters) -> None:
+    def __init__(
+        self,
+        allocator: PageAllocator,
+        page_size: int,
+        counters: CacheCounters,
+        policy: Policy | None = None,
+    ) -> None:
         self.allocator = allocator
         self.counters = counters
         self.page_bytes = page_size * TOKEN_BYTES
         self.roots: dict[str, Node] = {}
-        self.order = EvictionOrder()
+        policy = policy or Policy(RecencyOrder())
+        self.order = policy.order
+        self.known = Knowledge(policy.history, policy.reuse, page_size) if policy.history else None
         self.num_cached = 0
         self.num_locked = 0
         self._next_serial = 0
@@ -55,6 +72,8 @@ class Tree:
         root = self.roots.get(namespace)
         if root is None:
             root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
+            if self.known is not None:
+                root.chain = self.known.hash.seed(namespace)
         return root
 
     # -- search: nothing below changes the tree
@@ -90,6 +109,13 @@ class Tree:
                     best, tail = neighbour, common
         return (None if best is None else node.children[best]), tail
 
+    def below(self, node: Node) -> list[Node]:
+        """Return ``node`` and everything that continues it, children before their parents."""
+        nodes = [node]
+        for parent in nodes:
+            nodes += parent.children.values()
+        return nodes[::-1]
+
     # -- structure
 
     def split(self, node: Node, num_bytes: int) -> Node:
@@ -104,6 +130,13 @@ class Tree:
         upper = self._node(parent, node.key[:num_bytes], node.pages[:num_page_bytes], node.used)
         upper.locks, upper.parks = min(node.locks, 1), min(node.parks, 1)
         upper.is_ended = node.is_ended
+        upper.backed = min(node.backed, upper.num_pages)
+        node.backed -= upper.backed
+        upper.state = node.state
+        if self.known is not None:
+            upper.chain = self.known.hash.walk_back(node.chain, node.key[num_bytes:])
+            upper.uses = node.uses[: upper.num_pages]
+            del node.uses[: upper.num_pages]
         del node.key[:num_bytes]
         del node.pages[:num_page_bytes]
         parent.adopt(self._first_page(upper), upper)
@@ -111,12 +144,21 @@ class Tree:
         node.parent = upper
         return upper
 
-    def append(self, node: Node, key: bytes, pages: bytes, used: float) -> Node:
+    def append(
+        self,
+        node: Node,
+        key: bytes,
+        pages: bytes,
+        used: float,
+        first_page: int,
+        watched: dict[int, int],
+    ) -> Node:
         """Insert new pages after ``node``, which the caller's lease ends at; return their node.
 
         ``node`` grows when nobody else needs its end where it is; otherwise it gets a child, and
         the lock moves there. The pages become the tree's. A partial page that ``key`` completes is
-        freed.
+        freed. Pages of the sample that is watched are added to the lease's ``watched``, with their
+        numbers in the sequence, ``first_page`` for the first.
         """
         self._free_superseded_by(node, key)
         num_pages = len(pages) // PAGE_ID_BYTES
@@ -124,11 +166,17 @@ class Tree:
         self.num_locked += num_pages
         self.counters.inserted_pages += num_pages
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
+        uses, chain = bytearray(), 0
+        if self.known is not None:
+            uses, chain = self.known.born(node.chain, key, used, first_page, watched)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
             node.pages += pages
+            node.uses += uses
+            node.chain = chain
             return node
         child = self._node(node, bytearray(key), pages, used)
+        child.uses, child.chain = uses, chain
         # The child holds the lock on the node that the lease held itself until now.
         child.locks = 1
         node.is_branch = node.is_branch or bool(node.children)
@@ -145,15 +193,26 @@ class Tree:
         assert not node.children
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
+            if self.known is not None:
+                cut = node.key[-num_pages * self.page_bytes :]
+                node.chain = self.known.hash.walk_back(node.chain, cut)
+                del node.uses[-num_pages:]
             del node.key[-num_pages * self.page_bytes :]
             del node.pages[-num_pages * PAGE_ID_BYTES :]
+            node.backed = min(node.backed, node.num_pages)
+            self._replace(node)
         else:
             pages = bytes(node.pages)
             self.order.discard(node)
             del node.parent.children[self._first_page(node)]
             node.key, node.pages = bytearray(), bytearray()
-            node.parent.used = max(node.parent.used, node.used)
-            self._settle(node.parent)
+            parent = node.parent
+            parent.used = max(parent.used, node.used)
+            if parent.parks:
+                parent.state = node.state
+            if node.held_until > parent.held_until:
+                parent.held_until, parent.priority = node.held_until, node.priority
+            self._settle(parent)
         self.num_cached -= len(pages) // PAGE_ID_BYTES
         return page_ids(pages)
 
@@ -201,19 +260,26 @@ class Tree:
     def touch(self, node: Node, used: float) -> None:
         """Note a use of the path of ``node``, which is locked.
 
-        Ancestors learn of it when they become leaves: only then does it matter.
+        Ancestors learn of it when they become leaves: only then does it matter. ``NEVER`` is no
+        use: copying what is cached to another tier is none.
         """
+        if used == NEVER:
+            return
         node.used = max(node.used, used)
         step: Node | None = node
         while step is not None and step.is_ended:
             step.is_ended = False
             step = step.parent
 
-    def park(self, node: Node) -> None:
-        """Count a parked lease at ``node``, and by it at its ancestors."""
+    def park(self, node: Node, state: int) -> None:
+        """Count a parked lease at ``node``, and by it at its ancestors. Its path is locked.
+
+        ``state`` is what is expected of the branch.
+        """
         step: Node | None = node
         while step is not None:
             step.parks += 1
+            step.state = state
             if step.parks > 1:
                 return
             step = step.parent
@@ -225,13 +291,31 @@ class Tree:
             step.parks -= 1
             if step.parks:
                 return
+            self._replace(step)
             step = step.parent
 
-    def end(self, node: Node, used: float) -> None:
+    def hold(self, node: Node, until: float, priority: int) -> None:
+        """Ask to keep the path of ``node`` until a clock time; what continues it is not meant.
+
+        Ancestors learn of it when they become leaves. ``NEVER`` takes the wish back.
+        """
+        node.held_until, node.priority = until, priority
+        self._replace(node)
+
+    def warm(self, node: Node) -> None:
+        """Count a use of every page of the path of ``node``, which is locked."""
+        step: Node | None = node
+        while step is not None and step.parent is not None:
+            step.uses = step.uses.translate(ONE_MORE)
+            step = step.parent
+
+    def end(self, node: Node, used: float) -> int:
         """Order first for eviction what only the ended path of ``node`` has used.
 
         That is its end, up to where another lease is, or where something else has branched off.
+        Returns how many pages that are.
         """
+        num_ended = 0
         below: Node | None = None
         while node.parent is not None:
             if not node.is_dead:
@@ -242,14 +326,15 @@ class Tree:
                     or node.is_branch
                     or len(children) > (below is not None)
                 ):
-                    return
+                    return num_ended
+                num_ended += node.num_pages
                 node.is_ended = True
+                node.held_until = NEVER
                 node.used = used
-                if node.place is not None:
-                    self.order.discard(node)
-                    self.order.add(node)
+                self._replace(node)
                 below = node
             node = node.parent
+        return num_ended
 
     # -- inside
 
@@ -289,6 +374,12 @@ class Tree:
         else:
             self.order.add(node)
 
+    def _replace(self, node: Node) -> None:
+        """Give a leaf in the eviction order the place of its new state."""
+        if node.place is not None and node.place != self.order.place_of(node):
+            self.order.discard(node)
+            self.order.add(node)
+
     def _free(self, superseded: Node) -> None:
         self.allocator.give(self.cut(superseded, 1))
         self.counters.superseded_pages += 1
@@ -304,7 +395,14 @@ class Tree:
             or len(child.key) < self.page_bytes
         ):
             return
+        if node.backed == node.num_pages:
+            node.backed += child.backed
+        child.backed = node.backed
+        child.uses = node.uses + child.uses
+        if node.held_until > child.held_until:
+            child.held_until, child.priority = node.held_until, node.priority
         node.key += child.key
         node.pages += child.pages
         child.key, child.pages, child.parent = node.key, node.pages, parent
         parent.adopt(self._first_page(child), child)
+        self._replace(child)

@@ -30,6 +30,8 @@ from radixrt.lang.backend import (
     flush_cache,
     get_default_backend,
     get_server_info,
+    restore,
+    save,
     set_default_backend,
     shutdown,
 )
@@ -39,8 +41,10 @@ from radixrt.lang.choices import (
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
+from radixrt.lang.explain import Explanation
 from radixrt.lang.group import ProgramStateGroup
 from radixrt.lang.journal import FinishedRow
+from radixrt.lang.leases import warm
 from radixrt.lang.program import Function
 from radixrt.lang.roles import (
     assistant,
@@ -58,6 +62,7 @@ from radixrt.lang.state import ProgramState
 __all__ = [
     "Backend",
     "ChoicesMethod",
+    "Explanation",
     "FinishedRow",
     "Function",
     "ProgramState",
@@ -77,6 +82,8 @@ __all__ = [
     "get_server_info",
     "greedy_token_selection",
     "image",
+    "restore",
+    "save",
     "select",
     "separate_reasoning",
     "set_default_backend",
@@ -90,4 +97,5 @@ __all__ = [
     "user_begin",
     "user_end",
     "video",
+    "warm",
 ]

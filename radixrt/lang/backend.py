@@ -14,13 +14,15 @@ from typing import Any, Self
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.client import Client
-from radixrt.protocol import Flush, ModelInfo, Reply, Stats
+from radixrt.lang.explain import Explanation, explanation
+from radixrt.protocol import Explain, Flush, ModelInfo, Reply, Restore, Save, Stats
 from radixrt.transport import Transport, ZmqTransport
 
 _MAX_BODIES = 64
 """Bodies of ``arun`` that run at the same time; more wait for a thread."""
 
 _QUESTION_TIMEOUT_S = 60.0
+_STORE_TIMEOUT_S = 3600.0
 
 
 class Backend:
@@ -67,6 +69,28 @@ class Backend:
         call = client.new_call(Reply)
         client.ask(Flush(call.id), call, _QUESTION_TIMEOUT_S)
         return True
+
+    def explain(self, last: int = 16) -> Explanation:
+        """Return what became of the prompts of the runtime's latest calls, of all clients that use
+        the cache everybody shares."""
+        client = self.client
+        call = client.new_call(Reply)
+        reply = client.ask(Explain(call.id, None, last), call, _QUESTION_TIMEOUT_S)
+        return explanation(reply.data["calls"])
+
+    def save(self, path: str | Path) -> int:
+        """Write what is cached to a directory of the runtime's machine; return the pages."""
+        client = self.client
+        call = client.new_call(Reply)
+        reply = client.ask(Save(call.id, str(path)), call, _STORE_TIMEOUT_S)
+        return int(reply.data["pages"])
+
+    def restore(self, path: str | Path) -> int:
+        """Read what ``save`` wrote into the runtime's caches; return the pages."""
+        client = self.client
+        call = client.new_call(Reply)
+        reply = client.ask(Restore(call.id, str(path)), call, _STORE_TIMEOUT_S)
+        return int(reply.data["pages"])
 
     def get_server_info(self) -> dict[str, Any]:
         """Return the runtime's counters, with what it serves under ``"model"``."""
@@ -221,6 +245,16 @@ def get_server_info(backend: Backend | None = None) -> dict[str, Any] | None:
     if backend is None and default.backend is None:
         return None
     return default.choose(backend).get_server_info()
+
+
+def save(path: str | Path, backend: Backend | None = None) -> int:
+    """Write what the runtime has cached to a directory of its machine; return the pages."""
+    return default.choose(backend).save(path)
+
+
+def restore(path: str | Path, backend: Backend | None = None) -> int:
+    """Read what ``save`` wrote into the runtime's caches; return the pages."""
+    return default.choose(backend).restore(path)
 
 
 def shutdown(backend: Backend | None = None) -> None:

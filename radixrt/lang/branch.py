@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 
 from radixrt.errors import Cancelled, RadixError
 from radixrt.lang.call import Call, Signal
 from radixrt.lang.client import Client
+from radixrt.lang.source import Where
 from radixrt.protocol import (
     Append,
+    CacheUse,
     Cancel,
     Chosen,
     Close,
     Constraint,
     Credit,
+    Explain,
     Finished,
     Generate,
+    Hold,
     Method,
     Open,
     Part,
     Read,
+    Release,
     Reply,
     Sampling,
     Select,
@@ -38,8 +44,17 @@ STREAM_CREDIT = 64
 class Branch:
     """One branch at the runtime. Operations may be sent from one thread at a time."""
 
-    def __init__(self, client: Client, *, parent: Branch | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        parent: Branch | None = None,
+        tenant: str = "",
+        cache: CacheUse = "shared",
+    ) -> None:
         self._client = client
+        self._tenant = tenant
+        self._cache = cache
         self._parent = parent
         self._id = client.new_id()
         self._signal = Signal()
@@ -48,6 +63,8 @@ class Branch:
         self._parts: list[Part] = []
         self._calls: list[Call] = []
         self._is_open = False
+        self._is_kept = False
+        self._last: tuple[Where, Call] | None = None
         self._end_error: RadixError | None = None
         self._refusal: RadixError | None = None
 
@@ -90,6 +107,7 @@ class Branch:
         *,
         stream: bool,
         deadline_s: float | None,
+        site: Where,
     ) -> Call:
         call = self._client.new_call(Finished, self._signal)
         message = Generate(
@@ -100,13 +118,35 @@ class Branch:
             stream=stream,
             credit=STREAM_CREDIT if stream else 0,
             deadline_s=deadline_s,
+            pause_s=self._went_on(site, call),
         )
         self._send([message], call)
         return call
 
-    def select(self, options: tuple[str, ...], method: Method, *, deadline_s: float | None) -> Call:
+    def select(
+        self,
+        options: tuple[str, ...],
+        method: Method,
+        *,
+        deadline_s: float | None,
+        site: Where,
+    ) -> Call:
         call = self._client.new_call(Chosen, self._signal)
-        self._send([Select(call.id, self._id, options, method, deadline_s)], call)
+        pause_s = self._went_on(site, call)
+        self._send([Select(call.id, self._id, options, method, deadline_s, pause_s)], call)
+        return call
+
+    def hold(self, ttl_s: float, priority: int) -> None:
+        """Ask the runtime to keep what the branch has cached; ``ttl_s`` 0 takes it back."""
+        self._send([Hold(self._id, ttl_s, priority)])
+
+    def release(self) -> None:
+        """Tell the runtime that what the branch alone has cached may go first."""
+        self._send([Release(self._id)])
+
+    def explain(self) -> Call:
+        call = self._client.new_call(Reply, self._signal)
+        self._send([Explain(call.id, self._id)], call)
         return call
 
     def read(self) -> Call:
@@ -147,6 +187,11 @@ class Branch:
         self.cancel(error)
         self._client.retire(self._id, self)
 
+    def leave(self) -> None:
+        """``close``, but for what is cached, which others may want."""
+        self._is_kept = True
+        self.close()
+
     def retire(self) -> None:
         """Close from the garbage collector: takes no lock, sends nothing itself."""
         if self._end_error is None:
@@ -160,10 +205,21 @@ class Branch:
             call.fail(Cancelled("the program's state is gone"))
         if self._is_open:
             self._is_open = False
-            messages.append(Close(self._id))
+            messages.append(Close(self._id, keep=self._is_kept))
         return messages
 
     # ------------------------------------------------------------ sending
+
+    def _went_on(self, site: Where, call: Call) -> float | None:
+        """Note how long the branch has paused before a call; return how long it is expected to
+        pause after it."""
+        pauses = self._client.pauses
+        if self._last is not None:
+            before, answered = self._last
+            is_late = answered.is_done and answered.done_at > 0.0
+            pauses.note(before, time.monotonic() - answered.done_at if is_late else 0.0)
+        self._last = site, call
+        return pauses.expected(site)
 
     def _send(self, operations: list[ToRuntime], call: Call | None = None) -> None:
         """Send what is queued and then ``operations``, as one message."""
@@ -179,7 +235,7 @@ class Branch:
             if not self._is_open:
                 self._is_open = True
                 self._client.watch(self._id, self)
-                messages.append(Open(self._id))
+                messages.append(Open(self._id, None, self._tenant, self._cache))
             self._merge_text()
             if self._parts:
                 messages.append(Append(self._id, tuple(self._parts)))

@@ -83,12 +83,13 @@ class Call:
     It ends once: whatever arrives after that is dropped.
     """
 
-    __slots__ = ("_error", "_expected", "_result", "chunks", "id", "signal")
+    __slots__ = ("_error", "_expected", "_result", "chunks", "done_at", "id", "signal")
 
     def __init__(self, call_id: int, expected: type[Result], signal: Signal) -> None:
         self.id = call_id
         self.signal = signal
         self.chunks: list[Chunk] = []
+        self.done_at = 0.0  # monotonic seconds, once it has ended well
         self._expected = expected
         self._result: Result | None = None
         self._error: RadixError | None = None
@@ -123,6 +124,7 @@ class Call:
                 )
             )
         elif not self.is_done:
+            self.done_at = time.monotonic()
             self._result = result
             self.signal.notify()
 

@@ -18,11 +18,13 @@ from radixrt.errors import (
     failure,
 )
 from radixrt.lang.call import Call, Result, Signal, wait_until
+from radixrt.lang.pauses import Pauses
 from radixrt.protocol import (
     Append,
     Cancel,
     Chosen,
     Chunk,
+    Explain,
     Failed,
     Finished,
     Flush,
@@ -33,6 +35,8 @@ from radixrt.protocol import (
     Ping,
     Pong,
     Reply,
+    Restore,
+    Save,
     Stats,
     ToClient,
     ToRuntime,
@@ -72,6 +76,7 @@ class Client:
         self._branches: dict[int, Retiring] = {}
         self._retired: deque[tuple[int, Retiring]] = deque()
         self._state = Signal()
+        self.pauses = Pauses()
         self._admission = threading.Lock()
         self._error: RadixError | None = None
         self._welcome: Welcome | None = None
@@ -169,7 +174,9 @@ class Client:
             except TransportError as broken:
                 self._fail(broken)
 
-    def ask(self, message: Stats | Flush, call: Call, timeout_s: float) -> Reply:
+    def ask(
+        self, message: Stats | Flush | Explain | Save | Restore, call: Call, timeout_s: float
+    ) -> Reply:
         """Send a question and return its answer; ``RuntimeUnavailable`` after ``timeout_s``."""
         self.admit(call)
         self.send([message], call)

@@ -23,6 +23,7 @@ from radixrt.errors import (
 from radixrt.lang.backend import Backend
 from radixrt.lang.branch import Branch
 from radixrt.lang.call import Call, Signal, wait_until, wait_until_in_loop
+from radixrt.lang.explain import Explanation, explanation
 from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text
 from radixrt.lang.sampling import SamplingOptions, sampling_options
 from radixrt.lang.source import Where
@@ -35,7 +36,7 @@ from radixrt.lang.transcript import (
     Transcript,
     Variable,
 )
-from radixrt.protocol import Span
+from radixrt.protocol import CacheUse, Span
 
 _READ_TIMEOUT_S = 60.0
 
@@ -56,9 +57,11 @@ class Execution:
         defaults: SamplingOptions | None = None,
         deadline: float | None = None,
         stream: bool = False,
+        tenant: str = "",
+        cache: CacheUse = "shared",
     ) -> None:
         self.backend = backend
-        self.branch = branch or Branch(backend.client)
+        self.branch = branch or Branch(backend.client, tenant=tenant, cache=cache)
         self.transcript = transcript or Transcript()
         self.is_running = False
         self.ret_value: Any = None
@@ -142,12 +145,15 @@ class Execution:
             node.constraint,
             stream=self._stream,
             deadline_s=_remaining(deadline),
+            site=node.where,
         )
         self._register(node.name, CallStep(node, call, options, deadline))
 
     def _select(self, node: Choice) -> None:
         deadline = self._earliest(node.deadline)
-        call = self.branch.select(node.options, node.method.wire, deadline_s=_remaining(deadline))
+        call = self.branch.select(
+            node.options, node.method.wire, deadline_s=_remaining(deadline), site=node.where
+        )
         self._register(node.name, CallStep(node, call, self._defaults, deadline))
 
     def _register(self, name: str | None, step: CallStep) -> None:
@@ -235,6 +241,14 @@ class Execution:
                 reply = client.reply(self.branch.read(), _READ_TIMEOUT_S)
             self._spans = length, reply.spans
         return self._spans[1]
+
+    def explain(self) -> Explanation:
+        """Return what became of the prompts of this branch's own latest calls; waits for them."""
+        self.sync()
+        if self.branch.is_closed:
+            raise Cancelled("the program's state was closed, and its branch with it")
+        reply = self.backend.client.reply(self.branch.explain(), _READ_TIMEOUT_S)
+        return explanation(reply.data["calls"])
 
     # ------------------------------------------------------------ joining
 

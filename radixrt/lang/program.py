@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, get_args, overload
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.backend import Backend, default
@@ -18,6 +18,10 @@ from radixrt.lang.execution import Execution
 from radixrt.lang.journal import FinishedRow
 from radixrt.lang.sampling import SAMPLING_NAMES, SamplingOptions, sampling_options
 from radixrt.lang.state import ProgramState
+from radixrt.protocol import CacheUse
+
+CACHE_NAMES = frozenset(("tenant", "cache"))
+"""Keywords that ``run`` takes to choose the cache."""
 
 Result = ProgramState | FinishedRow | Exception
 """A row's result: its state, what a journal kept of it, or (``on_error="keep"``) its error."""
@@ -26,6 +30,8 @@ Result = ProgramState | FinishedRow | Exception
 class Function:
     """A program. ``run``, ``arun`` and ``run_batch`` take the body's arguments and, as defaults for
     its generations, the sampling options of ``gen`` (``max_new_tokens`` is ``max_tokens``).
+    ``tenant="…"`` gives a program a cache of its own with that of the tenant's others, and
+    ``cache="private"`` one that only it and its forks use; with ``"off"`` nothing is reused.
 
     A keyword that the body itself takes goes to the body.
     """
@@ -237,12 +243,14 @@ class Function:
     ) -> tuple[dict[str, Any], Execution]:
         own = set(self.arg_names)
         given = {k: v for k, v in options.items() if k in SAMPLING_NAMES and k not in own}
-        arguments = {k: v for k, v in options.items() if k not in given}
+        caching = {k: v for k, v in options.items() if k in CACHE_NAMES and k not in own}
+        arguments = {k: v for k, v in options.items() if k not in given and k not in caching}
         execution = Execution(
             default.choose(backend),
             defaults=sampling_options(**given),
             deadline=_deadline(timeout),
             stream=stream,
+            **cache_options(**caching),
         )
         return {**self._bound, **arguments}, execution
 
@@ -264,6 +272,7 @@ class Function:
     def _row_starter(
         self, backend: Backend | None, sampling: dict[str, Any], timeout: float | None
     ) -> Callable[[dict[str, Any]], Row]:
+        caching = cache_options(**{k: sampling.pop(k) for k in CACHE_NAMES & sampling.keys()})
         unknown = [name for name in sampling if name not in SAMPLING_NAMES]
         if unknown:
             raise InvalidArgument(unknown[0], sampling[unknown[0]], "no such option of run_batch")
@@ -272,11 +281,28 @@ class Function:
         _deadline(timeout)
 
         def start(arguments: dict[str, Any]) -> Row:
-            execution = Execution(chosen, defaults=defaults, deadline=_deadline(timeout))
+            deadline = _deadline(timeout)
+            execution = Execution(chosen, defaults=defaults, deadline=deadline, **caching)
             state = ProgramState(execution)
             return Row(state, functools.partial(self.execute, state, (), arguments))
 
         return start
+
+
+class CacheOptions(TypedDict):
+    """Whose cache a program uses."""
+
+    tenant: str
+    cache: CacheUse
+
+
+def cache_options(*, tenant: str = "", cache: CacheUse = "shared") -> CacheOptions:
+    """Return checked options. Raises ``InvalidArgument``."""
+    if not isinstance(tenant, str):
+        raise InvalidArgument("tenant", tenant, "use a string")
+    if cache not in get_args(CacheUse):
+        raise InvalidArgument("cache", cache, f"use one of {', '.join(get_args(CacheUse))}")
+    return {"tenant": tenant, "cache": cache}
 
 
 def _run_unattended(

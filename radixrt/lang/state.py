@@ -9,7 +9,9 @@ from typing import Any, Literal, overload
 from radixrt.errors import InvalidArgument, RadixError
 from radixrt.lang import notebook, streaming
 from radixrt.lang.execution import Execution
+from radixrt.lang.explain import Explanation
 from radixrt.lang.group import ProgramStateGroup, gather
+from radixrt.lang.leases import Lease
 from radixrt.lang.nodes import Expr, ExprList, RoleBegin, RoleEnd, expression
 from radixrt.lang.roles import message
 from radixrt.lang.source import caller
@@ -123,6 +125,25 @@ class ProgramState:
     def close(self) -> None:
         """End the branch at the runtime and cancel what still runs on it. Idempotent."""
         self.execution.close()
+
+    # ------------------------------------------------------------ the cache
+
+    def lease(self, ttl: float = 300.0, priority: int = 1) -> Lease:
+        """Keep what this branch has cached, and will have, for ``ttl`` seconds of disuse before
+        that of others; ``priority`` 0 to 3 ranks such wishes. Use as ``with s.lease(ttl=60):``, or
+        call ``release()`` on what is returned. A wish decays and never keeps others from running.
+        """
+        return Lease(self.execution, ttl, priority)
+
+    def release(self) -> None:
+        """Let go of what this branch alone has cached: it is evicted first. The program may go on
+        all the same, and computes again what is gone."""
+        self.execution.branch.release()
+
+    def explain(self) -> Explanation:
+        """Return what became of every prompt token of this branch's latest calls: the cache that
+        served it, or that it was computed and why. Waits for the calls. ``print`` it."""
+        return self.execution.explain()
 
     # ------------------------------------------------------------ reading
 

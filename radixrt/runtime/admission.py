@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.runtime.explaining import explain
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.queue import WaitingQueue
 from radixrt.runtime.request import Request
@@ -71,9 +72,12 @@ class Admission:
         slot = self.slots.take(request)
         kv.adopt(request)
         self._outstanding += self._pages_expected(request) - int(self.slots.num_pages[slot])
-        if request.cached < 0:
+        is_first = request.cached < 0
+        if is_first:
             request.cached = int(self.slots.num_computed[slot])
             request.evicted = kv.num_evicted(request, request.cached)
+            request.explained = explain(kv, request)
+        kv.note_use(request, is_first=is_first)
         self.growth_share = max(self.min_share, self.growth_share * self.decay)
         return True
 
@@ -83,6 +87,8 @@ class Admission:
         slots, kv, request_ids = self.slots, self.kv, request.token_ids
         limit = min(request.logits_from, len(request_ids))
         if not slots.catching or not kv.reuse or limit < MIN_SHARED_TOKENS:
+            return None
+        if not request.is_cached:
             return None
         # Most prompts differ at once from all that are computed: no look at the tree then.
         rows = self._agreeing(np.array([*slots.catching], np.int32), request_ids, 0)
@@ -97,11 +103,15 @@ class Admission:
             running = slots.requests[slot]
             if running is None or running.namespace != request.namespace or running.is_over:
                 continue
+            if not running.is_cached:
+                continue
             length = min(limit, int(slots.num_known[slot]))
             differs = slots.tokens[slot, :length] != request_ids[:length]
             common = int(differs.argmax()) if differs.any() else length
             if common >= gain_end and (best is None or common > best[1]):
                 best = running, common
+        if best is not None and request.known_before < 0:
+            request.known_before = cached
         return best
 
     def _agreeing(self, rows: Int32, token_ids: Int32, start: int) -> Int32:

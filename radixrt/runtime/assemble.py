@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
+from radixrt.cache.eviction import Policy, RecencyOrder
+from radixrt.cache.history import PageHistory
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.namespace import Namespace
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
@@ -35,6 +38,8 @@ from radixrt.runtime.profile import WorstSteps
 from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.snapshots import Snapshots
+from radixrt.runtime.tiers import build_tiers, layout_of, tiers_of
 from radixrt.runtime.wire import Progress, Ready
 
 if TYPE_CHECKING:
@@ -135,7 +140,9 @@ def _assemble(
 ) -> EngineLoop:
     slots = SlotTable(config.max_running, config.context_length, config.page_size)
     allocator = PageAllocator(memory.num_pages)
-    kv = KvSpace(RadixCache(allocator, config.page_size), allocator, slots, reuse=config.cache)
+    cache = RadixCache(allocator, config.page_size, policy=_eviction(config, memory.num_pages))
+    tiers = build_tiers(config, pool, cache)
+    kv = KvSpace(cache, allocator, slots, reuse=config.cache, tiers=tiers)
     scheduler = Scheduler(
         slots,
         kv,
@@ -153,9 +160,17 @@ def _assemble(
     )
     last_ids = torch.zeros(config.max_running, dtype=torch.int64, device=device)
     graphs = _record_graphs(config, model, pool, attention, last_ids)
-    engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids)
+    host = tiers.host if tiers is not None else None
+    engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids, host)
+    snapshots = Snapshots(lambda: tiers_of(kv, engine, pool), layout_of(pool))
     return EngineLoop(
-        engine, scheduler, calls, channel, vocab_size=vocab_size, overlap=config.overlap
+        engine,
+        scheduler,
+        calls,
+        channel,
+        vocab_size=vocab_size,
+        overlap=config.overlap,
+        snapshots=snapshots if config.cache else None,
     )
 
 
@@ -218,6 +233,12 @@ def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
             f"context_length={length} exceeds the model's {model.context_length} positions"
         )
     return dataclasses.replace(config, context_length=length)
+
+
+def _eviction(config: RuntimeConfig, num_pages: int) -> Policy:
+    if config.eviction == "learned":
+        return learned_policy(num_pages)
+    return Policy(RecencyOrder(), PageHistory.for_pages(num_pages))
 
 
 def _namespace(config: RuntimeConfig, model: CausalLM) -> str:

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from radixrt.errors import CallFailed, InvalidArgument
-from radixrt.protocol import Append, Close, Failed, Reply
+from radixrt.protocol import Append, Close, Explain, Failed, Hold, Release, Reply
+from radixrt.runtime import wire
 from radixrt.runtime.branches import Branch, Fork, Refused
 from radixrt.runtime.call_table import CallTable
 from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
@@ -17,14 +18,16 @@ from radixrt.runtime.sessions import MAX_QUEUED_OPS
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.validation import (
     check_deadline,
+    check_hold,
     check_length,
     check_options,
     check_parts,
+    check_pause,
     check_sampling,
 )
 from radixrt.runtime.writer import BranchWriter
 
-Operation = Append | Close | Fork | Refused | Call
+Operation = Append | Close | Hold | Release | Fork | Refused | Call
 
 
 class BranchRunner:
@@ -83,17 +86,23 @@ class BranchRunner:
         failed = Failed(None, code, text, retryable=retryable, branch=branch.id)
         self._outbox.put(branch.session.client_id, failed)
 
-    def release(self, branch: Branch) -> None:
-        """The branch ends: the engine may forget its lease."""
+    def release(self, branch: Branch, *, ended: bool = True) -> None:
+        """The branch is closed: the engine may forget its lease; if it ``ended``, what it alone has
+        cached goes first."""
         if branch.was_run:
-            self._engine.release(branch.uid)
+            self._engine.release(branch.uid, ended=ended)
 
     def _execute(self, branch: Branch, operation: Operation) -> None:
         try:
             match operation:
                 case Close():
                     branch.session.branches.pop(branch.id, None)
+                    self.release(branch, ended=not operation.keep)
+                case Release():
                     self.release(branch)
+                case Hold():
+                    check_hold(operation)
+                    self._engine.post(wire.Hold(branch.uid, operation.ttl_s, operation.priority))
                 case Fork():
                     self._fork(branch, operation.child)
                 case Refused():
@@ -135,6 +144,8 @@ class BranchRunner:
         elif branch.failure is not None:
             text = f"an earlier operation of branch {branch.id} failed: {branch.failure}"
             self._calls.fail(call, "branch_failed", text)
+        elif isinstance(call, QuestionCall) and isinstance(call.op, Explain):
+            self._calls.answer(call, Reply(call.id, {"calls": list(branch.accounts)}))
         elif isinstance(call, QuestionCall):
             self._writer.settle(branch)
             spans = branch.head.spans() if branch.head is not None else ()
@@ -151,6 +162,7 @@ class BranchRunner:
         sampling = call.op.sampling
         check_sampling(sampling, self._vocab_size)
         check_deadline(call.op.deadline_s)
+        check_pause(call.op.pause_s)
         self._writer.begin(branch)
         check_length(branch.num_tokens, sampling.max_tokens, self._max_context, "max_tokens")
         assert branch.head is not None
@@ -166,6 +178,7 @@ class BranchRunner:
     def _select(self, branch: Branch, call: SelectCall) -> None:
         check_options(call.op)
         check_deadline(call.op.deadline_s)
+        check_pause(call.op.pause_s)
         self._writer.begin(branch)
         call.options = [self._tokenizer.encode(option) for option in call.op.options]
         longest = max(len(option) for option in call.options)

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.protocol import Append, Close, Span
+from radixrt.protocol import Append, Close, Hold, Release, Span
 from radixrt.runtime.chat import Turns
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from radixrt.runtime.sessions import Session
 
 TokenIds = NDArray[np.int32]
+
+MAX_OF_BRANCH = 64
+"""Accounts of calls that a branch keeps."""
+
 Kind = Literal["text", "role", "generated", "chosen"]
 
 
@@ -113,6 +117,10 @@ class Branch:
 
     ``uid`` names its lease in the engine. ``pending_text`` was appended and is not tokenized yet.
     Operations wait while ``call`` runs or ``is_waiting`` for the parent to reach the fork.
+
+    ``salt`` sets its cache apart from everybody's, ``is_cached`` is False for a branch that uses
+    none; ``family`` is common to the copies of one parent. ``accounts`` say what became of the
+    prompts of its latest calls.
     """
 
     session: Session
@@ -123,10 +131,16 @@ class Branch:
     head: Segment | None = None
     turns: Turns = field(default_factory=Turns)
     pending_text: list[str] = field(default_factory=list)
-    ops: deque[Append | Fork | Refused | Close | Call] = field(default_factory=deque)
+    ops: deque[Append | Fork | Refused | Hold | Release | Close | Call] = field(
+        default_factory=deque
+    )
     call: Call | None = None
     failure: str | None = None
     was_run: bool = False
+    salt: str = ""
+    is_cached: bool = True
+    family: int = 0
+    accounts: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_OF_BRANCH))
 
     @property
     def num_tokens(self) -> int:
@@ -149,4 +163,6 @@ class Branch:
         self.head = parent.head
         self.turns = parent.turns
         self.failure = parent.failure
+        self.salt, self.is_cached = parent.salt, parent.is_cached
+        self.family = parent.uid
         self.is_waiting = False

@@ -9,6 +9,7 @@ from typing import Any
 
 from radixrt.errors import InvalidArgument
 from radixrt.protocol import Failed, Reply, Stats, ToClient
+from radixrt.runtime.accounts import Accounts
 from radixrt.runtime.branches import Branch
 from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.engine_link import EngineLink
@@ -19,15 +20,14 @@ from radixrt.runtime.wire import (
     Done,
     EngineFailed,
     EngineReply,
-    FlushCache,
-    QueryStats,
+    Question,
     Run,
     Score,
     Scored,
     Step,
 )
 
-EngineCall = Run | Score | FlushCache | QueryStats
+EngineCall = Run | Score | Question
 
 _SPARE_DEADLINES = 1024
 """Deadlines of answered calls that are kept before they are swept out."""
@@ -51,6 +51,7 @@ class CallTable:
         self._deadlines: list[tuple[float, int, Call]] = []
         self._streaming: dict[int, GenerateCall] = {}
         self._order = itertools.count()
+        self.accounts = Accounts(tokenizer)
         self.num_calls = 0
 
     # ------------------------------------------------------------ from arrival to end
@@ -69,6 +70,8 @@ class CallTable:
         call.run_ids = [engine_call.id for engine_call in engine_calls]
         for index, engine_call in enumerate(engine_calls):
             self._runs[engine_call.id] = (call, index)
+            if isinstance(engine_call, Run | Score):
+                self.accounts.began(engine_call.id, call)
             self._engine.post(engine_call)
 
     def answer(self, call: Call, message: ToClient) -> None:
@@ -156,6 +159,7 @@ class CallTable:
         if done.reason == "deadline" and call.outputs[index].match is None:
             self.fail(call, "deadline", "the call did not finish within its deadline")
             return
+        self.accounts.note(call, index, done.explained, done.usage)
         if call.done(index, done, self._tokenizer):
             branch, output = call.branch, call.outputs[0]
             if branch is not None and call.prompt is not None:
@@ -170,6 +174,7 @@ class CallTable:
         call, _ = self._runs.pop(scored.id, (None, 0))
         if not isinstance(call, SelectCall):
             return
+        self.accounts.note(call, 0, scored.explained, scored.usage)
         chosen = call.answer(scored, self._tokenizer)
         if call.branch is not None and call.prompt is not None:
             call.prompt.note_cached(scored.usage.cached)

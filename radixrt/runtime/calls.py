@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from radixrt.protocol import (
     Chosen,
     Chunk,
+    Explain,
     Finished,
     FinishReason,
     Flush,
     Generate,
     Output,
     Read,
+    Restore,
+    Save,
     Select,
     Stats,
     TokenLogprob,
@@ -71,9 +74,9 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class QuestionCall(Call):
-    """``Read``, ``Flush`` or ``Stats``."""
+    """What is answered by ``Reply``."""
 
-    op: Read | Flush | Stats = field(kw_only=True)
+    op: Read | Explain | Save | Restore | Flush | Stats = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +104,8 @@ class GenerateCall(Call):
     ) -> list[Run]:
         """Return the engine's calls, one an output; raises ``InvalidArgument``."""
         sampling = self.op.sampling
+        branch = self.branch
+        assert branch is not None
         patterns = compile_patterns(sampling.stop_regex)
         ends = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
@@ -123,7 +128,11 @@ class GenerateCall(Call):
                 token_ids=packed,
                 sampling=_token_sampling(self.op, (seed + index) % 2**63, ends, index),
                 grammar=grammar,
+                namespace=branch.salt,
                 deadline_s=deadline_s,
+                pause_s=self.op.pause_s,
+                family=branch.family,
+                is_cached=branch.is_cached,
             )
             for index, (run_id, uid) in enumerate(zip(run_ids, branch_uids, strict=True))
         ]
@@ -336,6 +345,8 @@ class SelectCall(Call):
     ) -> Score:
         """Return the engine's call."""
         self.prompt = prompt
+        branch = self.branch
+        assert branch is not None
         return Score(
             id=run_id,
             branch=branch_uid,
@@ -343,7 +354,11 @@ class SelectCall(Call):
             options=tuple(tuple(option.tolist()) for option in self.options),
             unconditional=self.op.method == "unconditional_likelihood",
             unconditional_prefix=tuple(tokenizer.fallback_start_ids.tolist()),
+            namespace=branch.salt,
             deadline_s=deadline_s,
+            pause_s=self.op.pause_s,
+            family=branch.family,
+            is_cached=branch.is_cached,
         )
 
     def answer(self, scored: Scored, tokenizer: Tokenizer) -> Chosen:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ _TORCH_TYPES = {
     "int64": torch.int64,
 }
 """Types that ``upload`` moves, by numpy's names."""
+
+HUGE_PAGE = 2 << 20
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -289,6 +294,60 @@ class Readback:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a tensor of zeros for a large pool that is read and written in scattered pieces.
+
+    On a CPU its memory is touched only as it is used, in huge pages where the system allows them:
+    the small ones' address translation would take as long as the copies.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or num_bytes < HUGE_PAGE:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    block = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # the kernel has none
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return torch.from_numpy(np.frombuffer(block, np.uint8)).view(dtype).view(*shape)
+
+
+class HostMemory:
+    """Memory of the host that the device reads and writes by itself: pinned for a GPU, plain memory
+    for a CPU, where it is touched only as it is used.
+
+    ``tensor`` is not initialised where it is pinned. ``close`` unpins it, after the last copy.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self._is_pinned = device.type == "cuda"
+        if not self._is_pinned:
+            self.tensor = zeros(shape, dtype, device)
+            return
+        # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two.
+        self.tensor = torch.empty(*shape, dtype=dtype)
+        portable_and_mapped = 3
+        error = int(
+            torch.cuda.cudart().cudaHostRegister(  # type: ignore[no-untyped-call]
+                self.tensor.data_ptr(), self.tensor.nbytes, portable_and_mapped
+            )
+        )
+        if error:
+            raise ConfigError(
+                f"host_memory: {self.tensor.nbytes} bytes cannot be pinned (CUDA error {error}); "
+                "lower host_memory or raise the limit of locked memory (ulimit -l)"
+            )
+
+    @property
+    def pages(self) -> NDArray[np.uint8]:
+        """The memory as bytes, uint8 [first dimension, bytes of the rest]; shares it."""
+        return self.tensor.flatten(1).view(torch.uint8).numpy()
+
+    def close(self) -> None:
+        """Unpin the memory; idempotent."""
+        if self._is_pinned:
+            self._is_pinned = False
+            torch.cuda.cudart().cudaHostUnregister(self.tensor.data_ptr())  # type: ignore[no-untyped-call]
 
 
 class CapturedGraph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -9,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from radixrt.cache.host import HostTier
+from radixrt.cache.transfer import Move
+from radixrt.runtime.attention.arriving import ArrivingPages
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.builder import DeviceSampling, device_batch, device_sampling, host_step
@@ -45,7 +49,8 @@ class Model(Protocol):
 
 @dataclass(slots=True)
 class StepInFlight:
-    """A launched step: results are on the device until ``Engine.read``.
+    """A launched step: results are on the device until ``Engine.read``. ``launched`` is a time of
+    ``time.perf_counter``.
 
     ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned.
     """
@@ -53,6 +58,7 @@ class StepInFlight:
     plan: Plan
     logits: torch.Tensor
     sampling: DeviceSampling
+    launched: float
     token_ids: Readback | None = None
     logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     logprobs: Readback | None = None
@@ -76,6 +82,7 @@ class Engine:
         device: torch.device,
         graphs: StepGraphs | None = None,
         last_ids: torch.Tensor | None = None,
+        host: HostTier | None = None,
     ) -> None:
         self.model = model
         self.pool = pool
@@ -87,20 +94,33 @@ class Engine:
         if last_ids is None:
             last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
         self._last_ids = last_ids
+        self.host = host
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
-        """Copy the plan's pages and start its forward."""
+        """Copy the plan's pages and start its forward, which waits layer by layer for pages that
+        come from the host."""
+        launched = time.perf_counter()
         self.copy_pages(plan.copies)
+        move = self._start_loads(plan)
         host = host_step(plan, self.slots)
-        replayed = self.graphs.run(host) if self.graphs else None
+        replayed = self.graphs.run(host) if self.graphs and move is None else None
         if replayed is not None:
-            return StepInFlight(plan, *replayed)
+            return StepInFlight(plan, *replayed, launched)
         tensors = upload(host.arrays, self.device)
         batch = device_batch(host, tensors, self._last_ids)
         self.attention.plan(batch)
-        logits = self.model.forward(batch, self.pool.k, self.pool.v, self.attention)
-        return StepInFlight(plan, logits, device_sampling(host, tensors))
+        attention = self.attention if move is None else ArrivingPages(self.attention, move)
+        logits = self.model.forward(batch, self.pool.k, self.pool.v, attention)
+        if move is not None:
+            move.wait_all()  # not every forward asks for its last layer
+        return StepInFlight(plan, logits, device_sampling(host, tensors), launched)
+
+    def _start_loads(self, plan: Plan) -> Move | None:
+        if not plan.loads:
+            return None
+        assert self.host is not None, "a plan with loads and no host tier"
+        return self.host.start(plan.loads)
 
     def copy_pages(self, copies: list[PageCopy]) -> None:
         """Copy pages of the pool, in order."""

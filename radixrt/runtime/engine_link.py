@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from radixrt.runtime.wire import (
     Abort,
-    FlushCache,
-    QueryStats,
+    Question,
     Release,
     Run,
     Score,
@@ -26,6 +25,7 @@ class EngineLink:
         self._send = send
         self._outbox: list[ToEngine] = []
         self._released: list[int] = []
+        self._left: list[int] = []
         self._waiting: dict[int, ToEngine] = {}
         self.is_up = True
 
@@ -33,21 +33,24 @@ class EngineLink:
         """Queue a message for the next ``flush``."""
         if self.is_up:
             self._outbox.append(message)
-        elif isinstance(message, Run | Score | FlushCache | QueryStats):
+        elif isinstance(message, Run | Score | Question):
             self._waiting[message.id] = message
         elif isinstance(message, Abort):
             self._waiting.pop(message.id, None)
 
-    def release(self, uid: int) -> None:
-        """Queue the release of a branch's lease."""
+    def release(self, uid: int, *, ended: bool = True) -> None:
+        """Queue the release of a branch's lease; ``ended``: nobody will continue the branch."""
         if self.is_up:
-            self._released.append(uid)
+            (self._released if ended else self._left).append(uid)
 
     def flush(self) -> None:
         """Send what is queued, releases last: they follow the aborts of their calls."""
         if self._released:
             self._outbox.append(Release(tuple(self._released)))
             self._released.clear()
+        if self._left:
+            self._outbox.append(Release(tuple(self._left), ended=False))
+            self._left.clear()
         if self._outbox:
             batch, self._outbox = self._outbox, []
             self._send(batch)
@@ -57,6 +60,7 @@ class EngineLink:
         self.is_up = False
         self._outbox.clear()
         self._released.clear()
+        self._left.clear()
 
     def came_up(self) -> None:
         """A new engine is ready: it gets the calls that waited for it."""

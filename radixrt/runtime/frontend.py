@@ -23,11 +23,13 @@ from radixrt.protocol import (
     Cancel,
     Close,
     Credit,
+    Explain,
     Failed,
     Flush,
     Generate,
     Goodbye,
     Hello,
+    Hold,
     Limits,
     Message,
     ModelInfo,
@@ -35,6 +37,10 @@ from radixrt.protocol import (
     Ping,
     Pong,
     Read,
+    Release,
+    Reply,
+    Restore,
+    Save,
     Select,
     Stats,
     ToClient,
@@ -59,10 +65,14 @@ from radixrt.runtime.wire import (
     FromEngine,
     QueryStats,
     Ready,
+    RestoreCache,
+    SaveCache,
     Scored,
     Step,
     ToEngine,
 )
+
+Question = Read | Explain | Save | Restore | Flush | Stats
 
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
@@ -255,7 +265,7 @@ class Frontend:
         if isinstance(message, Goodbye):
             return
         text = "no session is open; send hello first"
-        if isinstance(message, Generate | Select | Read | Flush | Stats):
+        if isinstance(message, Generate | Select | Question):
             self._outbox.put(client_id, Failed(message.call, "bad_request", text))
         self._outbox.put(client_id, Goodbye(text))
 
@@ -277,7 +287,7 @@ class Frontend:
         match message:
             case Open():
                 self._on_open(session, message)
-            case Append() | Close():
+            case Append() | Hold() | Release() | Close():
                 self._on_operation(session, message)
             case Generate() | Select():
                 self._on_call(session, message)
@@ -290,7 +300,7 @@ class Frontend:
                 if isinstance(call, GenerateCall):
                     call.credit += max(0, message.chunks)
                     self._calls.send_chunks(call)
-            case Read() | Flush() | Stats():
+            case Read() | Explain() | Save() | Restore() | Flush() | Stats():
                 self._on_question(session, message)
             case Ping():
                 self._on_ping(session, message)
@@ -311,6 +321,8 @@ class Frontend:
             text = f"{MAX_BRANCHES} branches are open; close some"
             self._runner.refuse(branch, text, "overloaded", retryable=True)
         elif message.parent is None:
+            branch.salt = _salt(message, branch.uid, self._epoch)
+            branch.is_cached = message.cache != "off"
             session.branches[message.branch] = branch
         elif (parent := _find(session, message.parent)) is None:
             text = f"parent={message.parent}: no such branch; open it first"
@@ -320,7 +332,7 @@ class Frontend:
             session.branches[message.branch] = branch
             self._runner.queue(parent, Fork(branch))
 
-    def _on_operation(self, session: Session, message: Append | Close) -> None:
+    def _on_operation(self, session: Session, message: Append | Hold | Release | Close) -> None:
         branch = _find(session, message.branch)
         if branch is not None:
             branch.is_closing = isinstance(message, Close)
@@ -343,9 +355,9 @@ class Frontend:
         self._calls.register(call)
         self._runner.queue(branch, call)
 
-    def _on_question(self, session: Session, message: Read | Flush | Stats) -> None:
+    def _on_question(self, session: Session, message: Question) -> None:
         branch: Branch | None = None
-        if isinstance(message, Read):
+        if isinstance(message, Read | Explain) and message.branch is not None:
             branch = self._admit(session, message.call, message.branch)
             if branch is None:
                 return
@@ -356,10 +368,19 @@ class Frontend:
         self._calls.register(call)
         if branch is not None:
             self._runner.queue(branch, call)
-        elif isinstance(message, Flush):
-            self._calls.dispatch(call, [FlushCache(next(self._ids))])
-        else:
-            self._calls.dispatch(call, [QueryStats(next(self._ids))])
+            return
+        match message:
+            case Explain(last=last):
+                accounts = self._calls.accounts.recent(last)
+                self._calls.answer(call, Reply(call.id, {"calls": accounts}))
+            case Save(path=path):
+                self._calls.dispatch(call, [SaveCache(next(self._ids), path)])
+            case Restore(path=path):
+                self._calls.dispatch(call, [RestoreCache(next(self._ids), path)])
+            case Flush():
+                self._calls.dispatch(call, [FlushCache(next(self._ids))])
+            case _:
+                self._calls.dispatch(call, [QueryStats(next(self._ids))])
 
     def _on_ping(self, session: Session, message: Ping) -> None:
         if not self._engine.is_up:
@@ -424,6 +445,14 @@ class Frontend:
 def _find(session: Session, branch_id: int) -> Branch | None:
     branch = session.branches.get(branch_id)
     return None if branch is None or branch.is_closing else branch
+
+
+def _salt(message: Open, uid: int, epoch: str) -> str:
+    """Return what sets the cache of a new branch apart: its first field tells why."""
+    salt = f"tenant={message.tenant}" if message.tenant else ""
+    if message.cache == "private":
+        salt = f"cache=private {epoch} {uid};{salt}"
+    return salt
 
 
 def _deadline_s(asked: float | None) -> float:

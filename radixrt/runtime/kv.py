@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from radixrt.cache.hicache import HiCache
+from radixrt.cache.host import PageLoad
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
+from radixrt.runtime.device import zeros
+from radixrt.runtime.families import Families
 from radixrt.runtime.plan import PageCopy
 from radixrt.runtime.request import Request
 from radixrt.runtime.slots import SlotTable
@@ -38,18 +42,19 @@ class KvPool:
     ) -> KvPool:
         """Return a pool of zeros; on a CPU its memory is touched only as pages are used."""
         shape = (num_layers, num_pages, page_size, num_kv_heads, head_dim)
-        return cls(
-            torch.zeros(shape, dtype=dtype, device=device),
-            torch.zeros(shape, dtype=dtype, device=device),
-        )
+        return cls(zeros(shape, dtype, device), zeros(shape, dtype, device))
 
 
 @dataclass(slots=True)
 class Parked:
-    """The path of an idle branch: a soft lease, and its tokens to tell what eviction took."""
+    """The path of an idle branch: a soft lease, and its tokens to tell what eviction took.
+
+    ``wakes_at`` is the clock time at which the branch is expected to go on, if it is known.
+    """
 
     lease: Lease
     token_ids: Int32
+    wakes_at: float | None = None
 
 
 class KvSpace:
@@ -64,18 +69,30 @@ class KvSpace:
     ``free + cached + private == usable`` holds between any two calls. The device executes copies
     and steps in the order in which they were decided here, so a page may change hands as soon as
     its last use was *decided*; copies not yet handed to a step wait in ``copies``.
+
+    With ``tiers`` a request's pages may also come from the host: they are private like computed
+    ones until the step that loads them was read back.
     """
 
     def __init__(
-        self, cache: RadixCache, allocator: PageAllocator, slots: SlotTable, *, reuse: bool = True
+        self,
+        cache: RadixCache,
+        allocator: PageAllocator,
+        slots: SlotTable,
+        *,
+        reuse: bool = True,
+        tiers: HiCache | None = None,
     ) -> None:
         self.cache = cache
         self.allocator = allocator
         self.slots = slots
         self.page_size = slots.page_size
         self.reuse = reuse
+        self.tiers = tiers
         self.copies: list[PageCopy] = []
         self.parked: dict[int, Parked] = {}
+        self.families = Families(self._parked_lease)
+        self._wishes: dict[int, tuple[float, int]] = {}
 
     @property
     def num_usable(self) -> int:
@@ -91,19 +108,20 @@ class KvSpace:
         """Return how many pages hold ``num_tokens`` tokens."""
         return -(-num_tokens // self.page_size)
 
-    def take(self, n: int) -> Int32:
-        """Return ``n`` pages, evicting what is needed; the caller saw to it that they are there."""
-        return self.cache.take(n)
+    def take(self, n: int, whom: int = 0) -> Int32:
+        """Return ``n`` pages, evicting what is needed for request number ``whom``; the caller saw
+        to it that they are there."""
+        return self.cache.take(n, whom)
 
     def peek(self, request: Request) -> int:
         """Return how many tokens a waiting request would find cached; changes nothing."""
-        if not self.reuse:
+        if not self.reuse or not request.is_cached:
             return 0
         return self.cache.peek(request.namespace, request.token_ids[: request.logits_from])
 
     def match(self, request: Request) -> int:
         """Lock the longest cached prefix of a waiting request; return its tokens, tail included."""
-        if not self.reuse:
+        if not self.reuse or not request.is_cached:
             return 0
         lease = self.cache.acquire(request.namespace, request.token_ids[: request.logits_from])
         request.lease = lease
@@ -115,6 +133,15 @@ class KvSpace:
             request.lease.release()
             request.lease = None
 
+    def note_use(self, request: Request, *, is_first: bool) -> None:
+        """Count an admitted request as a use of what it asks for; once, and not for what follows a
+        prompt in the trie of options."""
+        lease, selection = request.lease, request.selection
+        if lease is not None:
+            is_root = selection is None or selection.is_root(request)
+            token_ids = request.token_ids[: request.logits_from]
+            lease.note_use(token_ids, is_first=is_first and is_root)
+
     def adopt(self, request: Request) -> None:
         """Put the matched pages into the page table of the request's slot. The matched tail, a page
         of the tree that continues the match, is copied to a page of the request's own."""
@@ -123,15 +150,61 @@ class KvSpace:
             return
         num_pages, num_tokens = len(lease.pages), lease.num_tokens
         slots.pages[slot, :num_pages] = lease.pages
-        if lease.tail is not None:
-            page = int(self.take(1)[0])
+        loaded = self._load(request, lease) if self.tiers is not None else 0
+        if loaded:
+            num_pages, num_tokens = self.pages_of(loaded), loaded
+        elif lease.tail is not None:
+            page = int(self.take(1, request.id)[0])
             self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
             slots.pages[slot, num_pages] = page
             num_pages += 1
             num_tokens += lease.tail.num_tokens
             lease.drop_tail()
+        if self.tiers is not None and num_tokens:
+            self.tiers.sighted(request.namespace, request.token_ids[:num_tokens])
         slots.num_pages[slot] = num_pages
         slots.num_computed[slot] = slots.num_committed[slot] = num_tokens
+
+    def _load(self, request: Request, lease: Lease) -> int:
+        """Plan to load what the host knows beyond the device, into pages of the request's own;
+        return how many tokens are known then, 0 when nothing is to be loaded."""
+        assert self.tiers is not None
+        known = lease.num_tokens + (lease.tail.num_tokens if lease.tail is not None else 0)
+        token_ids = request.token_ids[: request.logits_from]
+        match, refusal, seconds = self.tiers.find(request.namespace, token_ids, known)
+        if refusal:
+            request.refusal, request.predicted_s = refusal, seconds
+            request.refused_end = self.tiers.host.cache.peek(request.namespace, token_ids)
+        if match is None:
+            return 0
+        lease.drop_tail()
+        first = len(lease.pages)
+        pages = self.take(len(match.pages) - first, request.id)
+        self.tiers.load(match, first, pages)
+        self.slots.pages[request.slot, first : len(match.pages)] = pages
+        request.loaded += match.num_tokens - known
+        return match.num_tokens
+
+    def fetch(self, request: Request) -> bool:
+        """Whether a request has something to wait for: pages that a store knows and the host does
+        not, on their way to the host."""
+        if self.tiers is None or not self.reuse or not request.is_cached:
+            return False
+        request.fetch = self.tiers.fetch(
+            request.namespace, request.token_ids[: request.logits_from]
+        )
+        return request.fetch is not None
+
+    def take_loads(self) -> list[PageLoad]:
+        """Return the loads that the next step starts."""
+        return self.tiers.take_loads() if self.tiers is not None else []
+
+    def distrust(self) -> None:
+        """A step failed: a page whose copy, load or write never happened may be in the tree."""
+        self.copies = []
+        if self.tiers is not None:
+            self.tiers.host.give_up_loads()
+        self.cache.clear()
 
     def grow(self, rows: Int32, ends: Int32) -> None:
         """Give the slots ``rows`` pages up to ``ends`` tokens each; they are available."""
@@ -141,7 +214,8 @@ class KvSpace:
         total = int(more.sum())
         if total == 0:
             return
-        pages = self.take(total)
+        first = slots.requests[int(rows[int(more.argmax())])]
+        pages = self.take(total, first.id if first is not None else 0)
         row_of = np.repeat(np.arange(len(rows)), more)
         offset = np.arange(total) - np.repeat(np.cumsum(more) - more, more)
         slots.pages[rows[row_of], have[row_of] + offset] = pages
@@ -151,7 +225,9 @@ class KvSpace:
         """Give one slot pages up to ``end`` tokens; they are available."""
         have, want = int(self.slots.num_pages[slot]), self.pages_of(end)
         if want > have:
-            self.slots.pages[slot, have:want] = self.take(want - have)
+            request = self.slots.requests[slot]
+            whom = request.id if request is not None else 0
+            self.slots.pages[slot, have:want] = self.take(want - have, whom)
             self.slots.num_pages[slot] = want
 
     def share(self, request: Request, num_tokens: int) -> None:
@@ -170,6 +246,8 @@ class KvSpace:
         )
         slots.pages[slot, :num_pages] = extension.pages
         self.allocator.give(extension.duplicates)
+        if self.tiers is not None and num_tokens >= slots.num_known[slot]:
+            self.tiers.backup(request.namespace, slots.tokens[slot, :num_tokens].copy())
 
     def share_tail(self, request: Request, num_tokens: int) -> None:
         """Hand the tree a copy of the request's partly filled last page as well: others wait for
@@ -178,7 +256,7 @@ class KvSpace:
         num_full, num_tail = divmod(num_tokens, self.page_size)
         if request.lease is None or num_tail == 0 or self.num_available < 1:
             return
-        page = self.take(1)
+        page = self.take(1, request.id)
         self.copies.append(PageCopy(int(slots.pages[slot, num_full]), int(page[0]), num_tail))
         token_ids = slots.tokens[slot, :num_tokens]
         lease = self.cache.acquire(request.namespace, token_ids)
@@ -204,18 +282,46 @@ class KvSpace:
                     slots.tokens[slot, :num_tokens], slots.pages[slot, :num_kept], final=True
                 )
                 self.allocator.give(extension.duplicates)
+                if self.tiers is not None:
+                    self.tiers.backup(request.namespace, slots.tokens[slot, :num_tokens].copy())
         self.allocator.give(slots.pages[slot, num_kept:num_pages].copy())
         request.lease = None
         return lease
 
-    def park(self, branch: int, lease: Lease, token_ids: Int32, bias_s: float) -> None:
-        """Keep an idle branch's path as a bias against eviction, in place of its earlier one."""
-        lease.park(bias_s)
-        self.release_branch(branch)
-        self.parked[branch] = Parked(lease, token_ids)
+    def park(self, request: Request, lease: Lease, token_ids: Int32, bias_s: float) -> None:
+        """Keep the path of a branch that is idle now as a bias against eviction, in place of its
+        earlier one."""
+        branch, pause_s = request.branch, request.pause_s
+        lease.park(bias_s, pause_s=pause_s)
+        self._drop_parked(branch, ended=False)
+        wakes_at = None if pause_s is None else self.cache.now() + pause_s
+        self.parked[branch] = Parked(lease, token_ids, wakes_at)
+        if branch in self._wishes:
+            lease.hold(*self._wishes[branch])
+        else:
+            self.families.parked(request.family, branch, lease)
+
+    def hold(self, branch: int, ttl_s: float, priority: int) -> None:
+        """Keep what a branch has cached or will have for ``ttl_s`` seconds of disuse; 0: no
+        longer."""
+        if ttl_s > 0:
+            self._wishes[branch] = ttl_s, priority
+        else:
+            self._wishes.pop(branch, None)
+        parked = self.parked.get(branch)
+        if parked is not None:
+            parked.lease.hold(ttl_s, priority)
 
     def release_branch(self, branch: int, *, ended: bool = False) -> None:
         """Drop what is parked under a branch; ``ended`` makes its own tail go first."""
+        self._wishes.pop(branch, None)
+        self._drop_parked(branch, ended=ended)
+
+    def _parked_lease(self, branch: int) -> Lease | None:
+        parked = self.parked.get(branch)
+        return None if parked is None or branch in self._wishes else parked.lease
+
+    def _drop_parked(self, branch: int, *, ended: bool) -> None:
         parked = self.parked.pop(branch, None)
         if parked is not None:
             parked.lease.release(ended=ended)
@@ -245,6 +351,8 @@ class KvSpace:
     def check(self) -> None:
         """Assert that every page has one owner."""
         self.cache.check()
+        if self.tiers is not None:
+            self.tiers.host.check()
         private = self.num_private()
         total = self.allocator.num_free + self.cache.num_cached + private
         assert total == self.num_usable, (

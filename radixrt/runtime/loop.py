@@ -13,6 +13,7 @@ from radixrt.runtime.grammar.masks import fill_masks
 from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
+from radixrt.runtime.snapshots import Snapshots
 from radixrt.runtime.wire import (
     Abort,
     EngineFailed,
@@ -21,10 +22,13 @@ from radixrt.runtime.wire import (
     EngineReply,
     FlushCache,
     FromEngine,
+    Hold,
     QueryStats,
     Release,
+    RestoreCache,
     Run,
     Sampled,
+    SaveCache,
     Score,
     Shutdown,
     Step,
@@ -38,6 +42,9 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
 """How long an idle loop waits for messages before it looks at its deadlines again."""
+
+TRANSFER_WAIT_S = 0.001
+"""The same while copies between the tiers are under way."""
 
 
 class EngineLoop:
@@ -56,12 +63,14 @@ class EngineLoop:
         *,
         vocab_size: int,
         overlap: int = 0,
+        snapshots: Snapshots | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
         self.scheduler = scheduler
         self.calls = calls
         self.channel = channel
+        self.snapshots = snapshots
         self._vocab_size = vocab_size
         self._overlap = overlap
         self._clock = clock
@@ -69,6 +78,7 @@ class EngineLoop:
         self._sampled: list[Sampled] = []
         self._replies: list[FromEngine] = []
         self._drain_until: float | None = None
+        self._last_read = 0.0
         self.is_over = False
 
     def run(self) -> None:
@@ -76,15 +86,26 @@ class EngineLoop:
         try:
             while not self.is_over:
                 self.step()
+            self.close()
         except Exception as error:
             self.channel.send([EngineFailed(None, "engine_fault", f"the engine failed: {error!r}")])
             raise
+
+    def close(self) -> None:
+        """End what goes on beside the loop; nothing can be computed afterwards."""
+        if self.snapshots is not None:
+            self.snapshots.close()
+        if self.scheduler.kv.tiers is not None:
+            self.scheduler.kv.tiers.close()
 
     def step(self) -> bool:
         """Do one iteration; True if there was work."""
         messages = self.channel.receive(self._patience())
         for message in messages:
             self._take(message)
+        self.scheduler.poll_tiers()
+        if self.snapshots is not None and self.snapshots.is_busy:
+            self._replies += self.snapshots.poll()
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
@@ -108,7 +129,16 @@ class EngineLoop:
     def _commit(self, num_in_flight: int) -> None:
         while len(self._in_flight) > num_in_flight:
             step = self._in_flight.popleft()
-            self._sampled += self.scheduler.commit(step.plan, self.engine.read(step))
+            result = self.engine.read(step)
+            self._measure(step)
+            self._sampled += self.scheduler.commit(step.plan, result)
+
+    def _measure(self, step: StepInFlight) -> None:
+        """Tell the tiers how long computing prompts takes."""
+        now, tiers, plan = time.perf_counter(), self.scheduler.kv.tiers, step.plan
+        if tiers is not None and plan.num_tokens > plan.num_rows and not plan.loads:
+            tiers.computed(plan.num_tokens, now - max(step.launched, self._last_read))
+        self._last_read = now
 
     def _compute_safely(self) -> None:
         try:
@@ -132,12 +162,26 @@ class EngineLoop:
                     self._replies.append(refusal)
             case Abort(id=call_id):
                 self.calls.abort(call_id)
-            case Release(branches=branches):
+            case Release(branches=branches, ended=ended):
                 for branch in branches:
-                    self.calls.release(branch)
+                    self.calls.release(branch, ended=ended)
+            case Hold(branch=branch, ttl_s=ttl_s, priority=priority):
+                self.scheduler.kv.hold(branch, ttl_s, priority)
             case FlushCache(id=call_id):
-                evicted = self.scheduler.kv.cache.clear()
+                kv = self.scheduler.kv
+                evicted = kv.cache.clear()
+                if kv.tiers is not None:
+                    kv.tiers.clear()
                 self._replies.append(EngineReply(call_id, {"evicted_pages": evicted}))
+            case SaveCache(id=call_id, path=path):
+                failed = (
+                    self.snapshots.save(call_id, path) if self.snapshots else _no_pages(call_id)
+                )
+                if failed is not None:
+                    self._replies.append(failed)
+            case RestoreCache(id=call_id, path=path):
+                answer = self.snapshots.restore(call_id, path) if self.snapshots else None
+                self._replies.append(answer or _no_pages(call_id))
             case QueryStats(id=call_id):
                 self._replies.append(EngineReply(call_id, self.stats()))
             case EnginePing(seq=seq, sent=sent):
@@ -151,18 +195,22 @@ class EngineLoop:
     def stats(self) -> dict[str, Any]:
         """Return counters and gauges."""
         kv, slots = self.scheduler.kv, self.scheduler.slots
-        return self.scheduler.metrics.snapshot() | {
-            "running": len(slots.active),
-            "waiting": len(self.scheduler.queue),
-            "open_calls": len(self.calls),
-            "kv_pages": kv.num_usable,
-            "kv_pages_free": kv.allocator.num_free,
-            "kv_pages_cached": kv.cache.num_cached,
-            "kv_pages_evictable": kv.cache.num_evictable,
-            "kv_pages_evicted": kv.cache.counters.evicted_pages,
-            "page_size": slots.page_size,
-            "parked_branches": len(kv.parked),
-        }
+        return (
+            self.scheduler.metrics.snapshot()
+            | {
+                "running": len(slots.active),
+                "waiting": len(self.scheduler.queue),
+                "open_calls": len(self.calls),
+                "kv_pages": kv.num_usable,
+                "kv_pages_free": kv.allocator.num_free,
+                "kv_pages_cached": kv.cache.num_cached,
+                "kv_pages_evictable": kv.cache.num_evictable,
+                "kv_pages_evicted": kv.cache.counters.evicted_pages,
+                "page_size": slots.page_size,
+                "parked_branches": len(kv.parked),
+            }
+            | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
+        )
 
     def _send(self) -> None:
         messages: list[FromEngine] = []
@@ -175,9 +223,10 @@ class EngineLoop:
             self.channel.send(messages)
 
     def _patience(self) -> float:
-        if self.scheduler.has_work or self._in_flight:
+        if self.scheduler.has_work or self._in_flight or self._drain_until is not None:
             return 0.0
-        return IDLE_WAIT_S if self._drain_until is None else 0.0
+        is_saving = self.snapshots is not None and self.snapshots.is_busy
+        return TRANSFER_WAIT_S if is_saving or self.scheduler.is_transferring else IDLE_WAIT_S
 
     def _drain(self) -> None:
         """End the loop once a shutdown was asked for and nothing runs, or its time is up."""
@@ -188,3 +237,7 @@ class EngineLoop:
             self._in_flight.clear()
             self._replies += self.calls.ended(self.scheduler.settle())
         self.is_over = not len(self.calls)
+
+
+def _no_pages(call_id: int) -> EngineFailed:
+    return EngineFailed(call_id, "unsupported", "this runtime caches nothing: cache=False")

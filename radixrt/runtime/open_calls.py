@@ -40,6 +40,7 @@ class OpenCalls:
         self._clock = clock
         self._calls: dict[int, Request | Selection] = {}
         self._by_branch: dict[int, set[int]] = {}
+        self._families: dict[int, int] = {}
         self._num_seqs = 0
         self.is_closed = False
 
@@ -63,6 +64,8 @@ class OpenCalls:
         except RefusedError as refused:
             return EngineFailed(call.id, refused.code, str(refused), refused.retryable)
         self._by_branch.setdefault(call.branch, set()).add(call.id)
+        self._families[call.id] = call.family
+        self._scheduler.kv.families.began(call.family)
         self._scheduler.metrics.calls += 1
         return None
 
@@ -71,14 +74,14 @@ class OpenCalls:
         for request in self._requests_of(call_id):
             self._scheduler.end(request, "abort")
 
-    def release(self, branch: int) -> None:
-        """A branch is closed: what it parked, or will leave behind, goes first."""
-        for call_id in self._by_branch.get(branch, ()):
+    def release(self, branch: int, *, ended: bool = True) -> None:
+        """A branch is closed: what it parked, or will leave behind, goes first, if it ``ended``."""
+        for call_id in self._by_branch.get(branch, ()) if ended else ():
             call = self._calls[call_id]
             call.is_branch_ended = True
             for request in self._requests_of(call_id):
                 request.is_branch_ended = True
-        self._scheduler.kv.release_branch(branch, ended=True)
+        self._scheduler.kv.release_branch(branch, ended=ended)
 
     def fail_all(self, code: str, message: str) -> None:
         """Mark every call to end as failed."""
@@ -119,6 +122,7 @@ class OpenCalls:
 
     def _forget(self, call_id: int, branch: int) -> None:
         del self._calls[call_id]
+        self._scheduler.kv.families.ended(self._families.pop(call_id, 0))
         of_branch = self._by_branch[branch]
         of_branch.discard(call_id)
         if not of_branch:
@@ -150,6 +154,10 @@ class OpenCalls:
             matcher=self._matcher(call),
             scoring=scoring,
             deadline=self._deadline(call.deadline_s),
+            salt=call.namespace,
+            is_cached=call.is_cached,
+            pause_s=call.pause_s,
+            family=call.family,
         )
         self._calls[call.id] = request
         self._scheduler.add(request)
@@ -190,14 +198,25 @@ def _run_message(request: Request) -> FromEngine:
     if request.reason == "failed" or request.reason is None:
         return EngineFailed(request.id, request.failure_code, request.failure, retryable=False)
     return Done(
-        request.id, request.reason, request.usage, request.matched, prompt_logprobs(request)
+        request.id,
+        request.reason,
+        request.usage,
+        request.matched,
+        prompt_logprobs(request),
+        request.explained,
     )
 
 
 def _score_message(selection: Selection) -> FromEngine:
     call_id, failed = selection.call.id, selection.failed
     if failed is None:
-        return Scored(call_id, selection.logprobs(), selection.usage, selection.unconditional())
+        return Scored(
+            call_id,
+            selection.logprobs(),
+            selection.usage,
+            selection.unconditional(),
+            selection.explained,
+        )
     if failed.reason == "deadline":
         return EngineFailed(call_id, "deadline", "the options were not scored in time")
     if failed.reason == "abort":

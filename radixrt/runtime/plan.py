@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.host import PageLoad
 from radixrt.runtime.request import Request
 from radixrt.runtime.wire import SampledLogprob
 
@@ -43,6 +44,7 @@ class Plan:
     * ``sample_logits`` int64 [K]: where in R their logits are
     * ``scores``: known tokens that are scored
     * ``copies``: page copies to be made before the forward, in this order
+    * ``loads``: pages that come from the host, needed by the forward layer by layer
     """
 
     requests: list[Request]
@@ -54,6 +56,7 @@ class Plan:
     sample_logits: NDArray[np.int64]
     scores: list[ScoreRows]
     copies: list[PageCopy]
+    loads: list[PageLoad] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:

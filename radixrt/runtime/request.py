@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.explain import Explained
+from radixrt.cache.hicache import Fetch, Refusal
 from radixrt.cache.radix import Lease
 from radixrt.runtime.grammar.base import Matcher
 from radixrt.runtime.wire import EngineUsage, GrammarSpec, SampledLogprob, TokenSampling
@@ -60,6 +62,16 @@ class Request:
 
     ``logits_from`` is the first position whose logits are still wanted, so a cached prefix is used
     up to there. ``seq`` is its age: lower is older, kept when it is retracted and resumed.
+
+    Of ``cached`` prompt tokens ``loaded`` came from the host, and of these up to ``fetched`` had
+    come there from a store for this request (``fetch`` while it waits). ``refusal`` says why tokens
+    up to ``refused_end`` that a tier had were computed, ``predicted_s`` how long loading them would
+    have taken. ``known_before`` tokens were cached when it first waited for another request to
+    compute more; -1 if it never did.
+
+    ``salt`` is the end of ``namespace`` that sets it apart from what everybody shares.
+    ``is_cached`` False: nothing is reused. ``pause_s``: how long its branch is expected to be idle
+    afterwards. ``family``: the branches forked together with its own.
     """
 
     id: int
@@ -95,7 +107,21 @@ class Request:
     cached: int = -1
     computed: int = 0
     evicted: int = 0
+    loaded: int = 0
+    fetched: int = 0
+    fetch: Fetch | None = None
+    num_fetches: int = 0
+    refusal: Refusal = ""
+    predicted_s: float = 0.0
+    refused_end: int = 0
+    known_before: int = -1
+    explained: Explained | None = None
     completion: int = 0
+
+    salt: str = ""
+    is_cached: bool = True
+    pause_s: float | None = None
+    family: int = 0
 
     def __post_init__(self) -> None:
         self.stops = frozenset(self.sampling.stop_token_ids)

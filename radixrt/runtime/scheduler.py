@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.host import PageLoad
 from radixrt.runtime.admission import MAX_REFUSALS, MIN_SHARED_TOKENS, Admission
 from radixrt.runtime.deadlines import Deadlines
 from radixrt.runtime.grammar.base import GrammarError
@@ -21,6 +22,9 @@ from radixrt.runtime.slots import PLACEHOLDER, SlotTable
 from radixrt.runtime.wire import Sampled
 
 Int32 = NDArray[np.int32]
+
+MAX_FETCHES = 3
+"""How often a request waits for pages of a store: others may have fetched only a part of its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,49 @@ class Scheduler:
         self._clock = clock
         self._ending: list[Request] = []
         self._retracting: list[Request] = []
+        self._fetching: list[Request] = []
         self._is_cache_doubtful = False
 
     # ------------------------------------------------------------ in
 
     def add(self, request: Request) -> None:
         """Let a request wait for admission."""
+        self.deadlines.add(request)
+        self._wait_or_queue(request)
+
+    def poll_tiers(self) -> None:
+        """Let copies between the tiers go on, and requests whose pages have come be admitted."""
+        tiers = self.kv.tiers
+        if tiers is None:
+            return
+        tiers.poll()
+        if self._fetching and any(r.fetch is None or r.fetch.is_over for r in self._fetching):
+            waiting, self._fetching = self._fetching, []
+            for request in waiting:
+                fetch = request.fetch
+                if fetch is None or not fetch.is_over:
+                    self._fetching.append(request)
+                    continue
+                request.fetch = None
+                request.fetched += fetch.num_tokens
+                if fetch.outcome in ("timeout", "corrupt", "failed"):
+                    request.refusal = fetch.outcome
+                    request.refused_end = fetch.run.last * self.kv.page_size
+                self._wait_or_queue(request)
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether ``poll_tiers`` has something to do soon."""
+        return bool(self._fetching) or (self.kv.tiers is not None and self.kv.tiers.is_busy)
+
+    def _wait_or_queue(self, request: Request) -> None:
+        """Queue a request, or keep it out of the queue while a store's pages are on their way."""
+        if request.num_fetches < MAX_FETCHES and self.kv.fetch(request):
+            request.num_fetches += 1
+            self._fetching.append(request)
+            return
         hint = self.kv.peek(request)
         request.match_hint = hint if hint >= MIN_SHARED_TOKENS else 0
-        self.deadlines.add(request)
         self.queue.add(request)
 
     def end(
@@ -219,8 +257,10 @@ class Scheduler:
             if num_rows > 0:
                 scores.append(ScoreRows(request, position, int(last[row] - wanted[row]), num_rows))
         copies: list[PageCopy] = []
+        loads: list[PageLoad] = []
         if requests:  # a step without rows is not launched
             copies, self.kv.copies = self.kv.copies, copies
+            loads = self.kv.take_loads()
         return Plan(
             requests=requests,
             slots=rows,
@@ -231,6 +271,7 @@ class Scheduler:
             sample_logits=last[sample_rows].astype(np.int64) - 1,
             scores=scores,
             copies=copies,
+            loads=loads,
         )
 
     def _retract_youngest(self, num_pages: int) -> None:
@@ -347,9 +388,7 @@ class Scheduler:
             self._free(request)
             self.deadlines.discard(request)
         if self._is_cache_doubtful:
-            # A page whose copy or write never happened may be in the tree already.
-            self.kv.copies = []
-            self.kv.cache.clear()
+            self.kv.distrust()
             self._is_cache_doubtful = False
         retracting, self._retracting = self._retracting, []
         for request in retracting:
@@ -359,7 +398,10 @@ class Scheduler:
 
     def _free(self, request: Request) -> None:
         if request.slot < 0:
-            self.queue.remove(request)
+            if request in self._fetching:
+                self._fetching.remove(request)
+            else:
+                self.queue.remove(request)
             return
         slots, kv = self.slots, self.kv
         token_ids = slots.tokens[request.slot, : slots.num_committed[request.slot]].copy()
@@ -369,7 +411,7 @@ class Scheduler:
         if lease is not None:
             is_root = request.selection is None or request.selection.is_root(request)
             if is_root and request.reason != "failed" and not request.is_branch_ended:
-                kv.park(request.branch, lease, token_ids, self._lease_bias_s)
+                kv.park(request, lease, token_ids, self._lease_bias_s)
             else:
                 lease.release(ended=request.is_branch_ended)
         self.queue.let_go(request, request.max_len)
@@ -393,7 +435,7 @@ class Scheduler:
         """A step raised: mark every running request as failed and trust nothing it computed. With
         none running, one that waits is the cause, and none of them can be trusted."""
         if not self.slots.num_active:
-            for request in [*self.queue]:
+            for request in [*self.queue, *self._fetching]:
                 self.end(request, "failed", message)
         for slot in self.slots.active.tolist():
             request = self.slots.requests[slot]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.explain import Explained, cut_to
 from radixrt.runtime.request import GREEDY, Request, Scoring
 from radixrt.runtime.wire import EngineUsage, Score
 
@@ -165,6 +166,12 @@ class Selection:
             + (self._plain.num_computed if self._plain is not None else 0),
         )
 
+    @property
+    def explained(self) -> Explained | None:
+        """What became of the prompt's tokens; None before its request was admitted."""
+        account = self._root.explained if self._root is not None else None
+        return None if account is None else cut_to(account, self._prompt_len)
+
     def _make(self, trie: OptionTrie, token_ids: Int32, scoring: Scoring) -> Request:
         request = Request(
             id=self.call.id,
@@ -179,6 +186,10 @@ class Selection:
             selection=self,
             deadline=self.deadline,
             is_branch_ended=self.is_branch_ended,
+            salt=self.call.namespace,
+            is_cached=self.call.is_cached,
+            pause_s=self.call.pause_s,
+            family=self.call.family,
         )
         self.live.add(request)
         self._trie_of[request.seq] = trie

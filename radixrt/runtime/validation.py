@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from radixrt.errors import InvalidArgument, PromptTooLong
-from radixrt.protocol import Part, Sampling, Select
+from radixrt.protocol import Hold, Part, Sampling, Select
 
 MAX_OUTPUTS = 128
 MAX_STOPS = 64
@@ -13,6 +13,8 @@ MAX_STOP_LEN = 4096
 MAX_TOP_LOGPROBS = 128
 MAX_BIASES = 4096
 MAX_OPTIONS = 1024
+MAX_TTL_S = 86_400.0
+MAX_PRIORITY = 3
 
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
@@ -86,6 +88,19 @@ def check_length(prompt: int, budget: int, max_context: int, budget_name: str) -
             f"the prompt has {prompt} tokens and {budget_name} is {budget}: {prompt + budget} "
             f"exceed the context of {max_context}; {way_out}"
         )
+
+
+def check_pause(pause_s: float | None) -> None:
+    """Refuse an expected pause that is no time."""
+    if pause_s is not None and not 0 <= pause_s < math.inf:
+        raise InvalidArgument("pause_s", pause_s, "use seconds of at least 0, or leave it out")
+
+
+def check_hold(hold: Hold) -> None:
+    """Refuse a lease of no time or no priority."""
+    _within("ttl_s", hold.ttl_s, 0, MAX_TTL_S)
+    if not 0 <= hold.priority <= MAX_PRIORITY:
+        raise InvalidArgument("priority", hold.priority, f"use 0 to {MAX_PRIORITY}")
 
 
 def _check_biases(biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.explain import Explained
 from radixrt.errors import ProtocolError
 
 TokenIds = NDArray[np.int32]
@@ -73,7 +74,9 @@ class Run(_Wire, frozen=True, tag="run"):
 
     ``branch`` names the lease: when the call ends, its path stays leased (a bias against eviction,
     never a lock) until ``Release(branch)`` or the branch's next call. ``namespace`` separates
-    caches that must not share (tenant, salt). ``deadline_s`` counts from arrival.
+    caches that must not share (tenant, salt); ``is_cached`` False uses none. ``deadline_s`` counts
+    from arrival. ``pause_s`` is how long the branch is expected to be idle when the call has ended;
+    ``family`` names the branches that were forked together with it, 0 for none.
     """
 
     id: int
@@ -83,6 +86,9 @@ class Run(_Wire, frozen=True, tag="run"):
     grammar: GrammarSpec | None = None
     namespace: str = ""
     deadline_s: float | None = None
+    pause_s: float | None = None
+    family: int = 0
+    is_cached: bool = True
 
 
 class Score(_Wire, frozen=True, tag="score"):
@@ -98,6 +104,9 @@ class Score(_Wire, frozen=True, tag="score"):
     unconditional_prefix: tuple[int, ...] = ()
     namespace: str = ""
     deadline_s: float | None = None
+    pause_s: float | None = None
+    family: int = 0
+    is_cached: bool = True
 
 
 class Abort(_Wire, frozen=True, tag="abort"):
@@ -107,9 +116,20 @@ class Abort(_Wire, frozen=True, tag="abort"):
 
 
 class Release(_Wire, frozen=True, tag="release"):
-    """The branches are closed: their cached tails become the first to be evicted."""
+    """The branches are closed: their cached tails become the first to be evicted, or with
+    ``ended`` False what nobody's branch has cached."""
 
     branches: tuple[int, ...]
+    ended: bool = True
+
+
+class Hold(_Wire, frozen=True, tag="hold"):
+    """Keep what the branch has cached, and will have after its calls, for ``ttl_s`` seconds of
+    disuse before that of others (a bias, never a lock); 0 takes the wish back."""
+
+    branch: int
+    ttl_s: float
+    priority: int = 1
 
 
 class FlushCache(_Wire, frozen=True, tag="flush"):
@@ -122,6 +142,20 @@ class QueryStats(_Wire, frozen=True, tag="query_stats"):
     """Answered by ``EngineReply`` with the engine's counters."""
 
     id: int
+
+
+class SaveCache(_Wire, frozen=True, tag="save"):
+    """Write everything cached to a directory; answered by ``EngineReply`` or ``EngineFailed``."""
+
+    id: int
+    path: str
+
+
+class RestoreCache(_Wire, frozen=True, tag="restore"):
+    """Read what ``SaveCache`` wrote; answered by ``EngineReply`` or ``EngineFailed``."""
+
+    id: int
+    path: str
 
 
 class EnginePing(_Wire, frozen=True, tag="ping"):
@@ -191,7 +225,8 @@ class Done(_Wire, frozen=True, tag="done"):
     """A ``Run`` ended; all of its tokens were sent in ``Step`` messages before.
 
     With ``matched`` (a stop token) that token was the last one sent. ``prompt_logprobs`` has one
-    entry per prompt token from ``prompt_logprobs_from`` on.
+    entry per prompt token from ``prompt_logprobs_from`` on. ``explained`` is None for a call that
+    was never admitted.
     """
 
     id: int
@@ -199,6 +234,7 @@ class Done(_Wire, frozen=True, tag="done"):
     usage: EngineUsage
     matched: int | None = None
     prompt_logprobs: tuple[SampledLogprob, ...] = ()
+    explained: Explained | None = None
 
 
 class Scored(_Wire, frozen=True, tag="scored"):
@@ -208,10 +244,11 @@ class Scored(_Wire, frozen=True, tag="scored"):
     logprobs: tuple[tuple[float, ...], ...]
     usage: EngineUsage
     unconditional: tuple[tuple[float, ...], ...] = ()
+    explained: Explained | None = None
 
 
 class EngineReply(_Wire, frozen=True, tag="reply"):
-    """The answer to ``FlushCache`` or ``QueryStats``."""
+    """The answer to a ``Question``."""
 
     id: int
     data: dict[str, Any]
@@ -233,7 +270,22 @@ class EnginePong(_Wire, frozen=True, tag="pong"):
     lag_ms: float
 
 
-ToEngine = Run | Score | Abort | Release | FlushCache | QueryStats | EnginePing | Shutdown
+Question = FlushCache | QueryStats | SaveCache | RestoreCache
+"""What ``EngineReply`` answers."""
+
+ToEngine = (
+    Run
+    | Score
+    | Abort
+    | Release
+    | Hold
+    | SaveCache
+    | RestoreCache
+    | FlushCache
+    | QueryStats
+    | EnginePing
+    | Shutdown
+)
 FromEngine = Progress | Ready | Step | Done | Scored | EngineReply | EngineFailed | EnginePong
 
 Decoded = TypeVar("Decoded")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
 from radixrt.errors import OutOfPages
@@ -54,12 +55,16 @@ class CacheMachine(RuleBasedStateMachine):
 
     page_size = 4
     num_pages = 40
+    learns = False
 
     @initialize()
     def start(self) -> None:
         self.now = 0.0
         self.allocator = PageAllocator(self.num_pages)
-        self.cache = RadixCache(self.allocator, self.page_size, clock=lambda: self.now)
+        policy = learned_policy(self.num_pages, lambda: self.now) if self.learns else None
+        self.cache = RadixCache(
+            self.allocator, self.page_size, clock=lambda: self.now, policy=policy
+        )
         self.written: dict[int, tuple[str, Prefix]] = {}
         self.calls: list[Call] = []
         self.parked: list[Lease] = []
@@ -87,6 +92,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert found == expected, "acquire found what peek did not"
         assert found == self.longest_match(namespace, sequence), "not the longest match"
         self.assert_written(namespace, sequence, lease)
+        lease.note_use(ids(sequence), is_first=keeps_tail)
         call = Call(namespace, sequence[: lease.num_tokens], lease, ids(()))
         self.calls.append(call)
         tail = lease.tail
@@ -153,7 +159,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.allocator.give(call.own)
         self.calls.remove(call)
         if ending == "park":
-            call.lease.park(5.0)
+            call.lease.park(5.0, pause_s=choose([None, 1.0, 60.0], len(self.parked)))
             self.parked.append(call.lease)
             return
         call.lease.release(ended=ending == "end")
@@ -165,6 +171,11 @@ class CacheMachine(RuleBasedStateMachine):
         lease = choose(self.parked, pick)
         self.parked.remove(lease)
         lease.release(ended=ended)
+
+    @precondition(lambda self: self.parked)
+    @rule(pick=picks, ttl_s=st.sampled_from([0.0, 5.0, 50.0]), priority=st.integers(0, 3))
+    def hold(self, pick: int, ttl_s: float, priority: int) -> None:
+        choose(self.parked, pick).hold(ttl_s, priority)
 
     @precondition(lambda self: self.calls)
     @rule(pick=picks)
@@ -241,12 +252,16 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.allocator.num_free == self.allocator.num_usable, "a page was lost"
 
 
+@pytest.mark.parametrize("learns", [False, True], ids=["recency", "learned"])
 @pytest.mark.parametrize("page_size", [1, 2, 4, 16])
-def test_any_use_keeps_the_invariants_and_finds_the_longest_match(page_size: int) -> None:
+def test_any_use_keeps_the_invariants_and_finds_the_longest_match(
+    page_size: int, learns: bool
+) -> None:
     class Machine(CacheMachine):
         pass
 
     Machine.page_size = page_size
+    Machine.learns = learns
     Machine.num_pages = max(8, 96 // page_size)
     Machine.TestCase.settings = settings(
         max_examples=40,
@@ -257,12 +272,14 @@ def test_any_use_keeps_the_invariants_and_finds_the_longest_match(page_size: int
     Machine.TestCase("runTest").runTest()
 
 
+@pytest.mark.parametrize("learns", [False, True], ids=["recency", "learned"])
 @pytest.mark.parametrize("page_size", [1, 2, 4, 16])
-def test_a_long_random_run_keeps_the_invariants(page_size: int) -> None:
+def test_a_long_random_run_keeps_the_invariants(page_size: int, learns: bool) -> None:
     """The same rules without hypothesis, whose examples stay too short to fill the memory."""
     random = Random(page_size)
     machine = CacheMachine()
     machine.page_size = page_size
+    machine.learns = learns
     machine.num_pages = max(10, 200 // page_size)
     machine.start()
 
@@ -273,7 +290,7 @@ def test_a_long_random_run_keeps_the_invariants(page_size: int) -> None:
         return tuple(random.randrange(2) for _ in range(random.choice([0, 1, 3, 2 * page_size])))
 
     for _ in range(2500):
-        action = random.choice("aaaccceeerpdvw")
+        action = random.choice("aaaccceeerphdvw")
         ending = random.choice(["end", "release", "park"])
         if action == "a" and len(machine.calls) < 5:
             machine.acquire(pick(), pick(), more(), random.choice("aab"), random.random() < 0.5)
@@ -286,6 +303,8 @@ def test_a_long_random_run_keeps_the_invariants(page_size: int) -> None:
             machine.retract(pick(), ending)
         elif action == "p" and machine.parked:
             machine.release_parked(pick(), random.random() < 0.5)
+        elif action == "h" and machine.parked:
+            machine.hold(pick(), random.choice([0.0, 5.0, 50.0]), random.randrange(4))
         elif action == "d" and machine.calls:
             machine.drop_tail(pick())
         elif action == "v":

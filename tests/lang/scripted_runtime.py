@@ -22,6 +22,7 @@ from radixrt.protocol import (
     Chunk,
     Close,
     Credit,
+    Explain,
     Failed,
     Finished,
     FinishReason,
@@ -86,6 +87,7 @@ class ScriptedRuntime:
         self.is_holding = False
         self.is_stuck = False
         self.refused_text: str | None = None
+        self.accounts: list[dict[str, Any]] = []
         self.answer: Callable[[str, Generate], str] = lambda text, generate: f"<{len(text)}>"
         self.choose: Callable[[str, tuple[str, ...]], int] = lambda text, options: 0
         self.changed = threading.Condition(threading.RLock())
@@ -173,6 +175,8 @@ class ScriptedRuntime:
                     self._fail(held, "cancelled", "as asked")
             case Credit():
                 self.credits[message.call] += message.chunks
+            case Explain():
+                self.put(Reply(message.call, {"calls": self.accounts}))
             case Flush():
                 self.put(Reply(message.call))
             case Stats():

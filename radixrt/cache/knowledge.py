@@ -1,0 +1,73 @@
+"""What a tree tells its policy: pages that are born, used, evicted, at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from radixrt.cache.history import PageHistory
+from radixrt.cache.node import TOKEN_BYTES, Node
+from radixrt.cache.pagehash import PageHash, UInt64
+from radixrt.cache.reuse import ReuseModel
+
+
+class Knowledge:
+    """Keeps the history of evicted pages and the statistics of reuse in step with one tree."""
+
+    def __init__(self, history: PageHistory, reuse: ReuseModel | None, page_size: int) -> None:
+        self.hash = PageHash(page_size)
+        self.history = history
+        self._reuse = reuse
+        self._page_bytes = page_size * TOKEN_BYTES
+
+    def born(
+        self, before: int, key: bytes, now: float, first_page: int, watched: dict[int, int]
+    ) -> tuple[bytearray, int]:
+        """Pages were computed after the prefix of hash ``before``, which has ``first_page`` pages.
+
+        Adds those of the sample to ``watched``. Returns the uses of each, those before its last
+        eviction included, and the hash at the end.
+        """
+        keys = self.hash.chain(before, key)
+        uses = np.minimum(self.history.uses(keys), 254) + np.uint8(1)
+        if self._reuse is not None:
+            num_full = len(key) // self._page_bytes
+            is_watched = self._reuse.is_watched(keys[:num_full])
+            if is_watched.any():
+                new = keys[:num_full][is_watched].tolist()
+                self._reuse.born(new, uses[:num_full][is_watched].tolist(), now)
+                numbers = (np.flatnonzero(is_watched) + first_page).tolist()
+                watched.update(zip(new, numbers, strict=True))
+        return bytearray(uses.tobytes()), int(keys[-1])
+
+    def used(self, before: int, key: bytes, now: float, *, is_first: bool) -> dict[int, int]:
+        """A request asks for ``key`` behind the root of hash ``before``; returns its watched pages
+        and which of its pages they are."""
+        num_full = len(key) // self._page_bytes
+        if self._reuse is None or num_full == 0:
+            return {}
+        keys = self.hash.chain(before, key[: num_full * self._page_bytes])
+        is_watched = self._reuse.is_watched(keys)
+        watched: list[int] = keys[is_watched].tolist()
+        if is_first:
+            self._reuse.used(watched, now)
+        else:
+            self._reuse.resumed(watched, now)
+        return dict(zip(watched, np.flatnonzero(is_watched).tolist(), strict=True))
+
+    def rests(self, watched: Iterable[int], state: int, now: float) -> None:
+        """No request runs on these pages any more."""
+        if self._reuse is not None:
+            self._reuse.rests(watched, state, now)
+
+    def evicted(self, leaf: Node, num_pages: int, *, tier: int, when: float, whom: int) -> None:
+        """The last ``num_pages`` of a leaf are about to go."""
+        key = leaf.key[-num_pages * self._page_bytes :]
+        before = self.hash.walk_back(leaf.chain, key)
+        keys = self.hash.chain(before, key)
+        self.history.note(keys, leaf.uses[-num_pages:], tier=tier, when=when, whom=whom)
+
+    def keys_of(self, namespace: str, key: bytes) -> UInt64:
+        """Return the hash after each page of a key, uint64 [pages]."""
+        return self.hash.chain(self.hash.seed(namespace), key)

@@ -1,0 +1,81 @@
+"""Short hashes of prefixes, page by page: for statistics and memory of what was, never for hits."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt64 = NDArray[np.uint64]
+
+_MASK = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15 | 1
+_STEP_BACK = pow(_STEP, -1, 1 << 64)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_SHIFT = np.uint64(29)
+
+
+class PageHash:
+    """Chained 64-bit hashes of the pages of a key, as ``encode`` writes it.
+
+    The hash after a page is ``before * step + page`` modulo 2^64, so a whole prompt is hashed by a
+    few array operations (about 0.1 ms for 32k tokens) and the chain can be walked back as well: a
+    node keeps the hash at its end and nothing else. Two prefixes collide with a chance of 2^-64;
+    somebody who wants collisions can make them, which costs statistics and never a token.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        self._page_size = page_size
+        weights = np.random.default_rng(7).integers(1, 1 << 63, page_size, np.uint64)
+        self._weights: UInt64 = weights | np.uint64(1)
+        self._forth: UInt64 = np.zeros(0, np.uint64)
+        self._back: UInt64 = np.zeros(0, np.uint64)
+
+    def seed(self, namespace: str) -> int:
+        """Return the hash before the first page of a namespace, the same in every process."""
+        value = 0xCBF29CE484222325
+        for byte in namespace.encode("utf-8"):
+            value = ((value ^ byte) * 0x100000001B3) & _MASK
+        return value
+
+    def chain(self, before: int, key: bytes | bytearray) -> UInt64:
+        """Return the hash after each page of ``key``, uint64 [pages]; a last page may be partial.
+
+        ``before`` is the hash of the pages in front.
+        """
+        pages = self._pages(key)
+        num = len(pages)
+        if num == 1:
+            return np.array([(before * _STEP + int(pages[0])) & _MASK], np.uint64)
+        self._grow(num)
+        sums = np.cumsum(pages * self._back[:num], dtype=np.uint64)
+        sums += np.uint64(before)
+        sums *= self._forth[:num]
+        return sums
+
+    def walk_back(self, after: int, key: bytes | bytearray) -> int:
+        """Return the hash before ``key``, given the one after it."""
+        for page in self._pages(key)[::-1].tolist():
+            after = ((after - page) * _STEP_BACK) & _MASK
+        return after
+
+    def _pages(self, key: bytes | bytearray) -> UInt64:
+        tokens = np.frombuffer(key, np.uint32).astype(np.uint64)
+        tail = len(tokens) % self._page_size
+        full = tokens[: len(tokens) - tail].reshape(-1, self._page_size)
+        sums: UInt64 = (full * self._weights).sum(axis=1, dtype=np.uint64)
+        if tail:
+            partial = (tokens[len(tokens) - tail :] * self._weights[:tail]).sum(dtype=np.uint64)
+            sums = np.append(sums, partial + np.uint64(tail))
+        sums ^= sums >> _SHIFT
+        sums *= _MIX
+        sums ^= sums >> _SHIFT
+        return sums
+
+    def _grow(self, num: int) -> None:
+        if num > len(self._forth):
+            num = max(256, 2 * num)
+            forth, back = _STEP, _STEP_BACK
+            self._forth, self._back = np.empty(num, np.uint64), np.empty(num, np.uint64)
+            for i in range(num):
+                self._forth[i], self._back[i] = forth, back
+                forth, back = (forth * _STEP) & _MASK, (back * _STEP_BACK) & _MASK

@@ -1,0 +1,212 @@
+"""How likely and how soon pages are used again, learned from a sample of them."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.cache.ages import EDGES, NUM_AGES, UPPER, age_bucket
+from radixrt.cache.pagehash import UInt64
+from radixrt.cache.shadow import Shadow
+
+Float64 = NDArray[np.float64]
+
+PLAIN, ENDED, IDLE, HELD = 0, 1, 2, 7
+"""States of a page that rests: of nobody's branch, of a program that has ended, of a branch that is
+idle (five states: pause unknown, or expected to be short … long), of a branch that asked to be
+kept."""
+
+NUM_STATES: Final = 8
+_PAUSES = (2.0, 8.0, 32.0, 128.0)
+_USES = (2, 3, 4, 6, 9, 17)
+NUM_GROUPS: Final = NUM_STATES * (len(_USES) + 1)
+
+_PRIOR_OF_STATE = np.array([1.0, 0.05, 3.0, 3.0, 3.0, 3.0, 3.0, 6.0])
+"""How much likelier than plain pages those of a state are to be used again, until it is known."""
+
+_WIDTHS: Float64 = UPPER - EDGES
+_CENTRES: Float64 = np.sqrt(np.maximum(EDGES, 0.25) * UPPER)
+
+_PRIOR_EVENTS = 3.0
+"""So many observed uses weigh as much as what was believed before."""
+
+MAX_WATCHED: Final = 16_384
+"""Pages watched at most: about 4 MB with the shadow caches."""
+
+REFRESH_S: Final = 20.0
+"""Seconds between two looks at what was learned; each takes some milliseconds."""
+
+_RUNNING = -1
+
+
+def idle_state(pause_s: float | None) -> int:
+    """Return the state of a branch that is idle and, if known, expected back in ``pause_s``."""
+    return IDLE if pause_s is None else IDLE + 1 + bisect_right(_PAUSES[:3], pause_s)
+
+
+def group_of(state: int, uses: int) -> int:
+    """Return the group of a page in a state after ``uses`` uses, its first one included."""
+    return state * (len(_USES) + 1) + bisect_right(_USES, uses)
+
+
+class ReuseModel:
+    """Rates of reuse by group and age, and what a page is worth because of them.
+
+    A page is in a *group*: its state and how often it was used. For every group and bucket of age
+    the model counts uses and the time that pages spent there unused; their quotient is the hazard.
+    The worth of a page is the best it can promise a second: over all horizons h, the chance to be
+    used within h by the expected time until then (at most h), given its age. That is Gittins' index
+    of the page; with equal costs keeping the pages of highest worth is keeping what saves most.
+    Where little was observed, hazards lean on those of all groups, and these on 1 / age: with no
+    observations at all the order is that of the last use.
+
+    A fixed share of all pages, by hash, is watched, whether cached or not; the longest unused is
+    forgotten when there are too many. Source of the idea of ranking by hits per space and time:
+    LHD (Beckmann, Chen, Cidon, NSDI 2018); of the sampling: SHARDS (Waldspurger et al., FAST 2015).
+    """
+
+    def __init__(self, num_pages: int, *, now: float = 0.0) -> None:
+        """``num_pages``: pages of the cache that is modelled."""
+        shift = max(0, math.ceil(math.log2(max(num_pages, 1) / (MAX_WATCHED / 8))))
+        self._every = np.uint64((1 << shift) - 1)
+        self.shadow = Shadow(max(1, num_pages >> shift))
+        self._uses: Float64 = np.zeros((NUM_GROUPS, NUM_AGES))
+        self._time: Float64 = np.zeros((NUM_GROUPS, NUM_AGES))
+        self._slots: dict[int, int] = {}  # by key, the longest unused first
+        self._free = list(range(MAX_WATCHED))
+        self._group = np.full(MAX_WATCHED, _RUNNING, np.int64)
+        self._since = np.zeros(MAX_WATCHED)
+        self._counted = np.zeros(MAX_WATCHED)
+        self._num_uses = np.zeros(MAX_WATCHED, np.int64)
+        self._refreshed = now
+        self.worth: list[list[float]] = self._worths()
+        self.shadow.worth = self.worth
+
+    def is_watched(self, keys: UInt64) -> NDArray[np.bool_]:
+        """Return which of the page hashes belong to the sample, bool [n]."""
+        mixed: NDArray[np.bool_] = ((keys ^ (keys >> np.uint64(31))) & self._every) == 0
+        return mixed
+
+    def born(self, keys: Sequence[int], uses: Sequence[int], now: float) -> None:
+        """Watched pages were computed. Those known already were evicted before: that was noted by
+        ``used`` when they were asked for."""
+        for key, num_uses in zip(keys, uses, strict=True):
+            if key not in self._slots:
+                slot = self._slot(key)
+                self._num_uses[slot] = num_uses
+                self._group[slot] = _RUNNING
+                self.shadow.use(key, now)
+
+    def used(self, keys: Sequence[int], now: float) -> None:
+        """A request asks for watched pages, cached or not."""
+        slots = self._slots
+        for key in keys:
+            slot = slots.pop(key, None)
+            if slot is None:
+                continue
+            slots[key] = slot
+            group = int(self._group[slot])
+            if group != _RUNNING:
+                self._count(slot, now)
+                self._uses[group, age_bucket(now - float(self._since[slot]))] += 1
+                self._group[slot] = _RUNNING
+            self._num_uses[slot] += 1
+            self.shadow.use(key, now)
+
+    def resumed(self, keys: Iterable[int], now: float) -> None:
+        """A request that had to make room goes on: watched pages rest no more, unused."""
+        for key in keys:
+            slot = self._slots.get(key)
+            if slot is not None and self._group[slot] != _RUNNING:
+                self._count(slot, now)
+                self._group[slot] = _RUNNING
+
+    def rests(self, keys: Iterable[int], state: int, now: float) -> None:
+        """Nobody runs on watched pages any more; they age from now on, in ``state``."""
+        for key in keys:
+            slot = self._slots.get(key)
+            if slot is None:
+                continue
+            if self._group[slot] != _RUNNING:
+                self._count(slot, now)
+            group = group_of(state, int(self._num_uses[slot]))
+            self._group[slot] = group
+            self._since[slot] = self._counted[slot] = now
+            self.shadow.rests(key, group, now)
+
+    def refresh(self, now: float) -> bool:
+        """Take what was observed into ``worth``, if the last time is long ago; True if it did."""
+        if now - self._refreshed < REFRESH_S:
+            return False
+        self._refreshed = now
+        self._count_all(now)
+        self.worth = self._worths()
+        self.shadow.worth = self.worth
+        return True
+
+    # -- inside
+
+    def _slot(self, key: int) -> int:
+        if not self._free:
+            oldest = next(iter(self._slots))
+            self._free.append(self._slots.pop(oldest))
+            self.shadow.forget(oldest)
+        slot = self._slots[key] = self._free.pop()
+        return slot
+
+    def _count(self, slot: int, now: float) -> None:
+        """Add the time that a page has rested since it was last counted."""
+        since, counted = float(self._since[slot]), float(self._counted[slot])
+        low, high = counted - since, now - since
+        group, first = int(self._group[slot]), age_bucket(low)
+        for bucket in range(first, age_bucket(high) + 1):
+            within = min(high, float(UPPER[bucket])) - max(low, float(EDGES[bucket]))
+            self._time[group, bucket] += max(within, 0.0)
+        self._counted[slot] = now
+
+    def _count_all(self, now: float) -> None:
+        rested = np.flatnonzero(self._group != _RUNNING)
+        groups = self._group[rested]
+        low = self._counted[rested] - self._since[rested]
+        high = now - self._since[rested]
+        for bucket in range(NUM_AGES):
+            within = np.minimum(high, UPPER[bucket]) - np.maximum(low, EDGES[bucket])
+            within = np.maximum(within, 0.0)
+            self._time[:, bucket] += np.bincount(groups, within, NUM_GROUPS)
+        self._counted[rested] = now
+
+    def _hazards(self) -> Float64:
+        uses, time = self._uses, self._time
+        by_age = 1.0 / _CENTRES
+        scale = (uses.sum() + 1.0) / ((time.sum(axis=0) * by_age).sum() + 10.0)
+        believed = scale * by_age
+        pooled = (uses.sum(axis=0) + _PRIOR_EVENTS) / (time.sum(axis=0) + _PRIOR_EVENTS / believed)
+        prior = np.repeat(_PRIOR_OF_STATE, NUM_GROUPS // NUM_STATES)
+        ratio = (uses.sum(axis=1) + _PRIOR_EVENTS) / (
+            (time * pooled).sum(axis=1) + _PRIOR_EVENTS / prior
+        )
+        believed = ratio[:, None] * pooled
+        hazards: Float64 = (uses + _PRIOR_EVENTS) / (time + _PRIOR_EVENTS / believed)
+        return hazards
+
+    def _worths(self) -> list[list[float]]:
+        """Return Gittins' index by group and age bucket, in uses a second."""
+        hazards = self._hazards()
+        stays = np.exp(-hazards * _WIDTHS)
+        dwell = (1.0 - stays) / hazards
+        best = hazards.copy()
+        chance, spent, alive = np.zeros_like(best), np.zeros_like(best), np.ones_like(best)
+        for ahead in range(NUM_AGES):
+            # Column a looks ``ahead`` buckets past a; the last columns have nothing left to see.
+            num = NUM_AGES - ahead
+            chance[:, :num] += alive[:, :num] * (1.0 - stays[:, ahead:])
+            spent[:, :num] += alive[:, :num] * dwell[:, ahead:]
+            alive[:, :num] *= stays[:, ahead:]
+            best[:, :num] = np.maximum(best[:, :num], chance[:, :num] / spent[:, :num])
+        worths: list[list[float]] = best.tolist()
+        return worths
