@@ -16,6 +16,7 @@ from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.sessions import MAX_QUEUED_OPS
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.validation import (
+    check_constraint,
     check_deadline,
     check_length,
     check_options,
@@ -150,6 +151,8 @@ class BranchRunner:
     def _generate(self, branch: Branch, call: GenerateCall) -> None:
         sampling = call.op.sampling
         check_sampling(sampling, self._vocab_size)
+        if call.op.constraint is not None:
+            check_constraint(call.op.constraint)
         check_deadline(call.op.deadline_s)
         self._writer.begin(branch)
         check_length(branch.num_tokens, sampling.max_tokens, self._max_context, "max_tokens")
@@ -167,7 +170,8 @@ class BranchRunner:
         check_options(call.op)
         check_deadline(call.op.deadline_s)
         self._writer.begin(branch)
-        call.options = [self._tokenizer.encode(option) for option in call.op.options]
+        call.texts = [option for option in call.op.options if isinstance(option, str)]
+        call.options = [self._tokenizer.encode(option) for option in call.texts]
         longest = max(len(option) for option in call.options)
         check_length(branch.num_tokens, longest, self._max_context, "the longest option")
         assert branch.head is not None

@@ -173,8 +173,7 @@ class CallTable:
         chosen = call.answer(scored, self._tokenizer)
         if call.branch is not None and call.prompt is not None:
             call.prompt.note_cached(scored.usage.cached)
-            text = call.op.options[chosen.index]
-            call.branch.append("chosen", text, call.options[chosen.index])
+            call.branch.append("chosen", chosen.text, call.options[chosen.index])
         self.answer(call, chosen)
 
     def on_reply(self, reply: EngineReply, counters: dict[str, Any]) -> None:

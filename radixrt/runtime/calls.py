@@ -31,13 +31,13 @@ from radixrt.protocol import (
 )
 from radixrt.runtime.branches import Branch, Segment
 from radixrt.runtime.choices import choose
+from radixrt.runtime.constraints import grammar_spec
 from radixrt.runtime.sessions import Session
 from radixrt.runtime.stops import StopMatch, StopMatcher, compile_patterns
 from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
 from radixrt.runtime.wire import (
     Done,
     EngineUsage,
-    GrammarSpec,
     Run,
     SampledLogprob,
     Score,
@@ -110,7 +110,7 @@ class GenerateCall(Call):
         packed = pack_ids(token_ids)
         seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
         constraint = self.op.constraint
-        grammar = None if constraint is None else GrammarSpec(constraint.kind, constraint.text)
+        grammar = None if constraint is None else grammar_spec(constraint)
         self.prompt = prompt
         self.credit += self.op.credit
         self.outputs = [
@@ -325,6 +325,7 @@ class SelectCall(Call):
 
     op: Select = field(kw_only=True)
     options: list[TokenIds] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def start(
         self,
@@ -363,6 +364,7 @@ class SelectCall(Call):
                 tuple(_named(option, (None, *islice(logprobs, 1, None)), tokenizer))
                 for option, logprobs in zip(self.options, scored.unconditional, strict=False)
             ),
+            self.texts[index],
         )
 
 
@@ -407,4 +409,5 @@ def _merge(usages: Sequence[EngineUsage]) -> Usage:
         computed_tokens=usages[0].computed if computed is None else computed,
         evicted_tokens=sum(usage.evicted for usage in usages),
         completion_tokens=sum(usage.completion for usage in usages),
+        forced_tokens=sum(usage.forced for usage in usages),
     )
