@@ -19,6 +19,7 @@ RadixError
 │   ├── DeadlineExceeded              not finished in time
 │   ├── EngineFault                   the engine process died or raised
 │   ├── BranchFailed                  an earlier operation of the same branch failed
+│   ├── ValueRefused                  no attempt gave a value that its type or schema accepts
 │   └── BadRequest                    the runtime refused the call's arguments
 └── ProgramError                      the first failure of a branch, with op and line
 """
@@ -137,6 +138,13 @@ class BranchFailed(CallFailed):
     code = "branch_failed"
 
 
+class ValueRefused(CallFailed):
+    """A value was generated, and refused by its type's own code or its schema, as often as was
+    allowed; the message has the last reason."""
+
+    code = "value_refused"
+
+
 class BadRequest(CallFailed):
     """The runtime refused the call's arguments."""
 
@@ -154,6 +162,7 @@ FAILURES: dict[str, type[CallFailed]] = {
         DeadlineExceeded,
         EngineFault,
         BranchFailed,
+        ValueRefused,
         BadRequest,
     )
 }

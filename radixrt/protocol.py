@@ -34,10 +34,12 @@ class Part:
     """A piece of a branch's prompt.
 
     ``text`` is tokenized on its own; ``tokens`` are taken as they are; ``role_begin`` and
-    ``role_end`` (``text`` names the role) are rendered with the model's chat template.
+    ``role_end`` (``text`` names the role) are rendered with the model's chat template. ``tools``
+    (``text`` is a JSON array of definitions in OpenAI's form) hands the template the tools of the
+    messages that follow; it stands before the first of them.
     """
 
-    kind: Literal["text", "tokens", "role_begin", "role_end"]
+    kind: Literal["text", "tokens", "role_begin", "role_end", "tools"]
     text: str = ""
     token_ids: tuple[int, ...] = ()
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
 
-from radixrt.errors import Cancelled, RadixError
-from radixrt.lang.call import Call, Signal
+from radixrt.errors import BranchFailed, Cancelled, RadixError
+from radixrt.lang.call import Call, Signal, wait_until
+from radixrt.lang.checked import Attempts, Check, CheckedCall, Mark
 from radixrt.lang.client import Client
 from radixrt.protocol import (
     Append,
@@ -50,6 +54,8 @@ class Branch:
         self._is_open = False
         self._end_error: RadixError | None = None
         self._refusal: RadixError | None = None
+        self._poison: RadixError | None = None
+        self._unchecked: CheckedCall | None = None
 
     @property
     def signal(self) -> Signal:
@@ -90,6 +96,8 @@ class Branch:
         *,
         stream: bool,
         deadline_s: float | None,
+        heal: bool = False,
+        trace: bool = False,
     ) -> Call:
         call = self._client.new_call(Finished, self._signal)
         message = Generate(
@@ -100,13 +108,57 @@ class Branch:
             stream=stream,
             credit=STREAM_CREDIT if stream else 0,
             deadline_s=deadline_s,
+            heal=heal,
+            trace=trace,
         )
         self._send([message], call)
         return call
 
-    def select(self, options: tuple[str, ...], method: Method, *, deadline_s: float | None) -> Call:
+    def generate_checked(
+        self,
+        message: Callable[[Constraint], Generate],
+        constraint: Constraint,
+        check: Check,
+        executor: Executor,
+    ) -> CheckedCall:
+        """Generate until ``check`` accepts a result, at most ``constraint.retries`` times again.
+
+        ``message`` makes a generation; its call and branch are filled in here. Operations that come
+        after it wait until it has ended.
+        """
+        client, call = self._client, CheckedCall(self._signal)
+        mark = Mark(client.new_id())
+
+        def attempt_of(constraint: Constraint) -> tuple[Call, Generate]:
+            attempt = client.new_call(Finished, Signal())
+            return attempt, replace(message(constraint), call=attempt.id)
+
+        def again(constraint: Constraint) -> Call:
+            attempt, generate = attempt_of(constraint)
+            self._rewind(mark, attempt, generate)
+            return attempt
+
+        attempt, generate = attempt_of(constraint)
+        self._await_check()
+        operations: list[ToRuntime] = [
+            Open(mark.id, self._id),
+            replace(generate, branch=self._id),
+        ]
+        self._send(operations, attempt)
+        self._unchecked = call
+        Attempts(call, self, mark, constraint, check, executor, again).watch(attempt)
+        return call
+
+    def select(
+        self,
+        options: tuple[str | Constraint, ...],
+        method: Method,
+        *,
+        deadline_s: float | None,
+        max_tokens: int = 64,
+    ) -> Call:
         call = self._client.new_call(Chosen, self._signal)
-        self._send([Select(call.id, self._id, options, method, deadline_s)], call)
+        self._send([Select(call.id, self._id, options, method, deadline_s, max_tokens)], call)
         return call
 
     def read(self) -> Call:
@@ -124,7 +176,17 @@ class Branch:
             self._send([Open(child._id, self._id) for child in children])
         except RadixError as error:
             self.refuse(error)
+        for child in children:
+            child._poison = self._poison
         return children
+
+    def poison(self, error: RadixError) -> None:
+        """Nothing can follow: the branch's last generation was never accepted."""
+        self._poison = error
+
+    def release(self, mark: Mark) -> None:
+        """Close a branch that was kept to go back to."""
+        self._client.retire(mark.id, mark)
 
     def grant(self, call: Call, chunks: int) -> None:
         """Let the runtime send more chunks of a streamed call."""
@@ -167,6 +229,12 @@ class Branch:
 
     def _send(self, operations: list[ToRuntime], call: Call | None = None) -> None:
         """Send what is queued and then ``operations``, as one message."""
+        self._await_check()
+        if call is not None and self._poison is not None:
+            self._client.admit(call)
+            error = BranchFailed(f"an earlier operation of the branch failed: {self._poison}")
+            self._client.withdraw(call, error)
+            return
         if call is not None:
             self._client.admit(call)  # may wait, so not under the lock that ``close`` takes
         with self._lock:
@@ -188,6 +256,32 @@ class Branch:
                 self._calls = self._running()
                 self._calls.append(call)
             self._client.send([*messages, *operations], call)
+
+    def _rewind(self, mark: Mark, call: Call, generate: Generate) -> None:
+        """Become a copy of ``mark`` and generate there. What is queued stays queued."""
+        self._client.admit(call)
+        with self._lock:
+            if self._end_error is not None:
+                self._client.withdraw(call, self._end_error)
+                return
+            refused, self._id = self._id, self._client.new_id()
+            self._client.forget(refused)
+            self._client.watch(self._id, self)
+            self._calls = [*self._running(), call]
+            generate = replace(generate, branch=self._id)
+            self._client.send([Open(self._id, mark.id), generate, Close(refused)], call)
+
+    def _await_check(self) -> None:
+        """Wait until the value of the last generation is accepted: the next operation needs it."""
+        call = self._unchecked
+        if call is not None:
+            wait_until(
+                self._signal,
+                lambda: call.is_done,
+                deadline=None,
+                is_connected=lambda: self._client.is_open,
+            )
+            self._unchecked = None
 
     def _merge_text(self) -> None:
         if self._text:

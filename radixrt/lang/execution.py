@@ -21,9 +21,10 @@ from radixrt.errors import (
     RadixError,
 )
 from radixrt.lang.backend import Backend
-from radixrt.lang.branch import Branch
+from radixrt.lang.branch import STREAM_CREDIT, Branch
 from radixrt.lang.call import Call, Signal, wait_until, wait_until_in_loop
-from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text
+from radixrt.lang.checked import CheckedCall
+from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text, Tools
 from radixrt.lang.sampling import SamplingOptions, sampling_options
 from radixrt.lang.source import Where
 from radixrt.lang.transcript import (
@@ -32,10 +33,12 @@ from radixrt.lang.transcript import (
     RoleStep,
     Scope,
     TextStep,
+    ToolsStep,
     Transcript,
     Variable,
+    read_outputs,
 )
-from radixrt.protocol import Span
+from radixrt.protocol import Constraint, Finished, Generate, Span
 
 _READ_TIMEOUT_S = 60.0
 
@@ -88,6 +91,8 @@ class Execution:
                 self._append(transcript.begin_role(node.role, where))
             case RoleEnd():
                 self._append(transcript.end_role(node.role, where))
+            case Tools():
+                self._append(ToolsStep(node.part, where))
             case Gen():
                 self._generate(node)
             case Choice():
@@ -126,7 +131,7 @@ class Execution:
             fork.abandon(error)
         self.close(error)
 
-    def _append(self, step: TextStep | RoleStep) -> None:
+    def _append(self, step: TextStep | RoleStep | ToolsStep) -> None:
         self.branch.append(step.part)
         self.transcript.steps.append(step)
         self.branch.signal.notify()
@@ -137,17 +142,54 @@ class Execution:
             stop = (*(options.stop or ()), *node.dtype.stop)
             options = sampling_options(stop=stop).over(options)
         deadline = self._earliest(node.deadline)
-        call = self.branch.generate(
-            options.resolve(),
-            node.constraint,
-            stream=self._stream,
-            deadline_s=_remaining(deadline),
-        )
+        call: Call
+        if node.reading is not None and node.reading.needs_check:
+            call = self._generate_checked(node, options, deadline)
+        else:
+            call = self.branch.generate(
+                options.resolve(),
+                node.constraint,
+                stream=self._stream,
+                deadline_s=_remaining(deadline),
+                heal=node.heal,
+                trace=node.trace,
+            )
         self._register(node.name, CallStep(node, call, options, deadline))
+
+    def _generate_checked(
+        self, node: Gen, options: SamplingOptions, deadline: float | None
+    ) -> CheckedCall:
+        reading, constraint, sampling = node.reading, node.constraint, options.resolve()
+        stream = self._stream
+        assert reading is not None
+        assert constraint is not None
+
+        def message(constraint: Constraint) -> Generate:
+            return Generate(
+                0,
+                0,
+                sampling,
+                constraint,
+                stream=stream,
+                credit=STREAM_CREDIT if stream else 0,
+                deadline_s=_remaining(deadline),
+                heal=node.heal,
+                trace=node.trace,
+            )
+
+        def check(result: Finished) -> list[Any]:
+            return read_outputs(reading, result)
+
+        return self.branch.generate_checked(message, constraint, check, self.backend.checks)
 
     def _select(self, node: Choice) -> None:
         deadline = self._earliest(node.deadline)
-        call = self.branch.select(node.options, node.method.wire, deadline_s=_remaining(deadline))
+        call = self.branch.select(
+            node.options,
+            node.method.wire,
+            deadline_s=_remaining(deadline),
+            max_tokens=node.max_tokens,
+        )
         self._register(node.name, CallStep(node, call, self._defaults, deadline))
 
     def _register(self, name: str | None, step: CallStep) -> None:
@@ -178,6 +220,19 @@ class Execution:
             raise InvalidArgument("name", name, "its var_scope is still open")
         self._finish_all(variable.end)
         return self.transcript.text(variable.begin, variable.end)
+
+    def raw(self, name: str) -> Any:
+        """Return the text that a variable's value was read from."""
+        variable = self.variable(name)
+        if isinstance(variable, CallStep):
+            self.finish(variable)
+            return variable.raw
+        if isinstance(variable, Constant) and variable.raw is not None:
+            return variable.raw
+        value = self.value(name)
+        if not isinstance(value, str):
+            raise InvalidArgument("name", name, "it was set by the program, not generated")
+        return value
 
     async def value_in_loop(self, name: str) -> Any:
         """``value`` without blocking the running event loop."""
@@ -247,7 +302,13 @@ class Execution:
             for variable in variables
         ]
         known = None if all(info is None for info in infos) else infos
-        self.transcript.variables[name] = Constant(values, known)
+        raws = [
+            variable.raw if isinstance(variable, CallStep | Constant) else None
+            for variable in variables
+        ]
+        self.transcript.variables[name] = Constant(
+            values, known, None if all(raw is None for raw in raws) else raws
+        )
 
     def repeat(self, fork: Execution, where: Where) -> None:
         """Append what a finished fork has done since it was forked."""
@@ -257,6 +318,8 @@ class Execution:
                     self._append(self.transcript.begin_role(step.role, where))
                 case RoleStep():
                     self._append(self.transcript.end_role(step.role, where))
+                case ToolsStep():
+                    self._append(step)
                 case _:
                     self._append(TextStep(step.text, where))
 

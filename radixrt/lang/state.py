@@ -154,6 +154,13 @@ class ProgramState:
         """
         return self.execution.value(name)
 
+    def raw(self, name: str) -> Any:
+        """Return the text that a variable's value was read from; waits for its generation.
+
+        A list of texts of ``n > 1`` outputs and of gathered forks.
+        """
+        return self.execution.raw(name)
+
     async def aget(self, name: str) -> Any:
         """Return a variable like ``get_var``, without blocking the running event loop."""
         return await self.execution.value_in_loop(name)
@@ -171,6 +178,10 @@ class ProgramState:
         token id, text)); of a selection normalized_prompt_logprobs, input_token_logprobs and the
         scores. Of ``n > 1`` outputs, and of gathered forks, a list of such dicts.
         """
+        return self.execution.meta_info(name)
+
+    def meta(self, name: str) -> Any:
+        """``get_meta_info``."""
         return self.execution.meta_info(name)
 
     def usage(self) -> dict[str, int]:
