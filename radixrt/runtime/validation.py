@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from radixrt.errors import InvalidArgument, PromptTooLong
@@ -64,6 +65,21 @@ def check_parts(parts: tuple[Part, ...], vocab_size: int) -> None:
             _check_ids("token_ids", part.token_ids, vocab_size)
         else:
             _check_text("text", part.text)
+        if part.kind == "tools":
+            _check_tools(part.text)
+
+
+def _check_tools(text: str) -> None:
+    try:
+        definitions = json.loads(text)
+    except (ValueError, RecursionError):
+        definitions = None
+    if not isinstance(definitions, list) or not all(isinstance(d, dict) for d in definitions):
+        raise InvalidArgument("tools", text, "use a JSON array of definitions")
+    if len(text) > MAX_CONSTRAINT_LEN:
+        raise InvalidArgument(
+            "tools", f"{len(text)} characters", f"use at most {MAX_CONSTRAINT_LEN}"
+        )
 
 
 def check_options(select: Select) -> None:
