@@ -24,6 +24,7 @@ from radixrt.lang.backend import Backend
 from radixrt.lang.branch import STREAM_CREDIT, Branch
 from radixrt.lang.call import Call, Signal, wait_until, wait_until_in_loop
 from radixrt.lang.checked import CheckedCall
+from radixrt.lang.explain import Explanation
 from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text, Tools
 from radixrt.lang.sampling import SamplingOptions, sampling_options
 from radixrt.lang.source import Where
@@ -233,6 +234,18 @@ class Execution:
         if not isinstance(value, str):
             raise InvalidArgument("name", name, "it was set by the program, not generated")
         return value
+
+    def explain(self, name: str) -> Explanation:
+        """Return how the tokens of a generated variable came about."""
+        variable = self.variable(name)
+        if not isinstance(variable, CallStep) or not isinstance(variable.node, Gen):
+            raise InvalidArgument("name", name, "it was not generated")
+        if not variable.node.trace:
+            raise InvalidArgument("name", name, "nothing was kept of it; give gen trace=True")
+        self.finish(variable)
+        result = variable.call.result
+        assert isinstance(result, Finished)
+        return Explanation(result.outputs[0].trace)
 
     async def value_in_loop(self, name: str) -> Any:
         """``value`` without blocking the running event loop."""

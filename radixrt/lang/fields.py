@@ -51,23 +51,13 @@ def field_table(tp: Any) -> Fields | None:
     if dataclasses.is_dataclass(cls):
         return _dataclass(cls, hints)
     if issubclass(cls, dict) and hasattr(cls, "__required_keys__"):
-        required = cls.__required_keys__
-        fields = [Field(name, name, hints[name], name in required) for name in hints.names()]
+        fields = [Field(name, name, hints[name], hints.is_required(name)) for name in hints.names()]
         return Fields(tuple(fields), dict, is_exact=True)
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         defaults = getattr(cls, "_field_defaults", {})
         fields = [Field(name, name, hints.get(name), name not in defaults) for name in cls._fields]
         return Fields(tuple(fields), lambda given: cls(**given), is_exact=True)
     return None
-
-
-def field_type(tp: Any, key: str) -> Any:
-    """Return the type of a record's field by its key in JSON; ``Any`` when there is no such."""
-    table = field_table(tp)
-    for field in table.fields if table is not None else ():
-        if field.key == key:
-            return field.type
-    return Any
 
 
 def _dataclass(cls: type, hints: _Hints) -> Fields:
@@ -114,6 +104,17 @@ class _Hints:
 
     def get(self, name: str) -> Any:
         return self[name] if name in self._resolved() else Any
+
+    def is_required(self, name: str) -> bool:
+        """Whether a key of a TypedDict has to be there."""
+        # What the class itself says of its keys is wrong where annotations are text.
+        hint = self._resolved()[name]
+        while (qualifier := getattr(typing.get_origin(hint), "_name", None)) in _QUALIFIERS:
+            if qualifier in ("Required", "NotRequired"):
+                return qualifier == "Required"
+            hint = typing.get_args(hint)[0]
+        required: frozenset[str] = getattr(self._cls, "__required_keys__", frozenset())
+        return name in required
 
     def _resolved(self) -> dict[str, Any]:
         if self._hints is None:

@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from radixrt.errors import InvalidArgument
+from radixrt.lang.fields import Field
 from radixrt.lang.scalars import PATTERNS
 
 if TYPE_CHECKING:
@@ -83,17 +84,17 @@ class _Schemas(GenerateJsonSchema):
         return next((k for k in whole.get("anyOf", ()) if k.get("type") == "number"), whole)
 
 
-def is_model(tp: Any) -> bool:
-    return hasattr(tp, "model_fields") and hasattr(tp, "model_validate")
-
-
-def model_field(tp: Any, key: str) -> Any:
-    """Return the type of a model's field by its key in JSON, ``Any`` when there is no such."""
-    for name, field in tp.model_fields.items():
-        aliases = {field.validation_alias, field.alias} - {None}
-        if key in (aliases or {name}):
-            return field.annotation
-    return Any
+def model_fields(model: Any) -> tuple[Field, ...]:
+    """Return a model's fields, with the keys they have in JSON."""
+    return tuple(
+        Field(
+            next((a for a in (field.validation_alias, field.alias) if isinstance(a, str)), name),
+            name,
+            field.annotation,
+            field.is_required(),
+        )
+        for name, field in model.model_fields.items()
+    )
 
 
 def _unreadable(error: ValidationError) -> ValueError:

@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 from radixrt.errors import InvalidArgument, RadixError
-from radixrt.lang import notebook, streaming
+from radixrt.lang import growing, notebook, streaming
 from radixrt.lang.execution import Execution
+from radixrt.lang.explain import Explanation
 from radixrt.lang.group import ProgramStateGroup, gather
 from radixrt.lang.nodes import Expr, ExprList, RoleBegin, RoleEnd, expression
 from radixrt.lang.roles import message
@@ -161,6 +162,13 @@ class ProgramState:
         """
         return self.execution.raw(name)
 
+    def explain(self, name: str) -> Explanation:
+        """Return how each token of a generated variable came about; waits for it.
+
+        It prints as a table and shows itself in notebooks. The generation needs ``trace=True``.
+        """
+        return self.execution.explain(name)
+
     async def aget(self, name: str) -> Any:
         """Return a variable like ``get_var``, without blocking the running event loop."""
         return await self.execution.value_in_loop(name)
@@ -173,10 +181,14 @@ class ProgramState:
         """Return what is known about the generation or selection of a variable; waits for it.
 
         A dict with prompt_tokens, cached_tokens, computed_tokens, evicted_tokens,
-        completion_tokens and, of a generation, finish_reason and the logprobs asked for
-        (input_token_logprobs, output_token_logprobs, output_top_logprobs; entries are (logprob,
+        completion_tokens, forced_tokens and, of a generation, finish_reason and the logprobs asked
+        for (input_token_logprobs, output_token_logprobs, output_top_logprobs; entries are (logprob,
         token id, text)); of a selection normalized_prompt_logprobs, input_token_logprobs and the
         scores. Of ``n > 1`` outputs, and of gathered forks, a list of such dicts.
+
+        Under a constraint also attempts, warnings, enforcement (what became of each keyword of the
+        schema) and fields: for each field by JSON pointer its logprob, num_tokens, confidence and
+        text, with ``return_logprob``, ``fields`` or ``trace``.
         """
         return self.execution.meta_info(name)
 
@@ -245,6 +257,20 @@ class ProgramState:
         if return_meta_data:
             return streaming.text_and_meta_in_loop(self.execution, var_name)
         return streaming.text_in_loop(self.execution, var_name)
+
+    def partial_iter(self, name: str) -> Generator[Any, None, None]:
+        """Yield the value of a variable with a type or a schema while it is generated.
+
+        What is yielded is one ``Partial`` that has grown: its complete fields have their types, and
+        are marked. A value that a validator refuses begins anew, as another ``Partial``. The last
+        one is complete; then ``s[name]`` is the instance. Growing needs ``run(..., stream=True)``.
+        Closing the iterator before its end cancels what still runs and closes the branch.
+        """
+        return growing.partial_iter(self.execution, name)
+
+    def partial_async_iter(self, name: str) -> AsyncGenerator[Any, None]:
+        """``partial_iter`` for a running event loop; holds no thread."""
+        return growing.partial_in_loop(self.execution, name)
 
     def __repr__(self) -> str:
         execution = self.execution

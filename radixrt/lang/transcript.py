@@ -124,6 +124,7 @@ class CallStep:
                 logprobs=bool(self.sampling.return_logprob),
                 top_logprobs=bool(self.sampling.top_logprobs_num),
                 with_text=self.sampling.return_text_in_logprobs is not False,
+                constraint=self.node.constraint if isinstance(self.node, Gen) else None,
             )
         assert isinstance(result, Chosen)
         assert isinstance(self.node, Choice)
