@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 
-from radixrt.errors import BranchFailed, Cancelled, RadixError
+from radixrt.errors import BranchFailed, Cancelled, DeadlineExceeded, RadixError
 from radixrt.lang.call import Call, Signal, wait_until
 from radixrt.lang.checked import Attempts, Check, CheckedCall, Mark
 from radixrt.lang.client import Client
@@ -99,6 +99,7 @@ class Branch:
         heal: bool = False,
         trace: bool = False,
     ) -> Call:
+        self._await_check()
         call = self._client.new_call(Finished, self._signal)
         message = Generate(
             call.id,
@@ -120,13 +121,14 @@ class Branch:
         constraint: Constraint,
         check: Check,
         executor: Executor,
+        deadline: float | None,
     ) -> CheckedCall:
         """Generate until ``check`` accepts a result, at most ``constraint.retries`` times again.
 
         ``message`` makes a generation; its call and branch are filled in here. Operations that come
         after it wait until it has ended.
         """
-        client, call = self._client, CheckedCall(self._signal)
+        client, call = self._client, CheckedCall(self._signal, deadline)
         mark = Mark(client.new_id())
 
         def attempt_of(constraint: Constraint) -> tuple[Call, Generate]:
@@ -157,17 +159,21 @@ class Branch:
         deadline_s: float | None,
         max_tokens: int = 64,
     ) -> Call:
+        self._await_check()
         call = self._client.new_call(Chosen, self._signal)
         self._send([Select(call.id, self._id, options, method, deadline_s, max_tokens)], call)
         return call
 
     def read(self) -> Call:
+        self._await_check()
         call = self._client.new_call(Reply, self._signal)
         self._send([Read(call.id, self._id)], call)
         return call
 
     def fork(self, size: int) -> list[Branch]:
-        """Return ``size`` copies of the branch as it is now; sent at once, no wait."""
+        """Return ``size`` copies of the branch as it is now; sent at once, no wait but for a value
+        that is still being checked."""
+        self._await_check()
         children = [Branch(self._client, parent=self) for _ in range(size)]
         for child in children:
             child._is_open = True
@@ -228,8 +234,10 @@ class Branch:
     # ------------------------------------------------------------ sending
 
     def _send(self, operations: list[ToRuntime], call: Call | None = None) -> None:
-        """Send what is queued and then ``operations``, as one message."""
-        self._await_check()
+        """Send what is queued and then ``operations``, as one message.
+
+        Operations name the branch's id, so whoever makes them waits for ``_await_check`` before.
+        """
         if call is not None and self._poison is not None:
             self._client.admit(call)
             error = BranchFailed(f"an earlier operation of the branch failed: {self._poison}")
@@ -275,12 +283,15 @@ class Branch:
         """Wait until the value of the last generation is accepted: the next operation needs it."""
         call = self._unchecked
         if call is not None:
-            wait_until(
+            if not wait_until(
                 self._signal,
                 lambda: call.is_done,
-                deadline=None,
+                deadline=call.deadline,
                 is_connected=lambda: self._client.is_open,
-            )
+            ):
+                error = DeadlineExceeded("it did not end within its deadline")
+                self._client.cancel([call], error)
+                self._poison = error
             self._unchecked = None
 
     def _merge_text(self) -> None:

@@ -49,10 +49,12 @@ class CheckedCall(Call):
     ``attempt`` is the one that runs; its chunks show what may still be refused.
     """
 
-    __slots__ = ("attempt", "num_attempts", "values")
+    __slots__ = ("attempt", "deadline", "num_attempts", "values")
 
-    def __init__(self, signal: Signal) -> None:
+    def __init__(self, signal: Signal, deadline: float | None) -> None:
+        """``deadline`` (monotonic seconds) bounds all attempts together."""
         super().__init__(0, Finished, signal)
+        self.deadline = deadline
         self.attempt: Call | None = None
         self.num_attempts = 0
         self.values: list[Any] = []

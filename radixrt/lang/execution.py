@@ -181,7 +181,9 @@ class Execution:
         def check(result: Finished) -> list[Any]:
             return read_outputs(reading, result)
 
-        return self.branch.generate_checked(message, constraint, check, self.backend.checks)
+        return self.branch.generate_checked(
+            message, constraint, check, self.backend.checks, deadline
+        )
 
     def _select(self, node: Choice) -> None:
         deadline = self._earliest(node.deadline)

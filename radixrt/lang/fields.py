@@ -111,7 +111,7 @@ class _Hints:
         hint = self._resolved()[name]
         while (qualifier := getattr(typing.get_origin(hint), "_name", None)) in _QUALIFIERS:
             if qualifier in ("Required", "NotRequired"):
-                return qualifier == "Required"
+                return bool(qualifier == "Required")
             hint = typing.get_args(hint)[0]
         required: frozenset[str] = getattr(self._cls, "__required_keys__", frozenset())
         return name in required

@@ -279,7 +279,7 @@ def _summary(given: Any) -> str:
     text = inspect.getdoc(given) or ""
     if text.startswith(f"{getattr(given, '__name__', '')}("):
         return ""  # a dataclass writes its signature where it has no docstring
-    head = re.split(r"\n\s*(?:Args|Arguments|Parameters|Returns|Raises):|\n\s*:", text)[0]
+    head = re.split(r"^\s*(?:(?:Args|Arguments|Parameters|Returns|Raises):|:)", text, flags=re.M)[0]
     return " ".join(head.split())
 
 
