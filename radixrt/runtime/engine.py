@@ -18,7 +18,7 @@ from radixrt.runtime.graph import DecodeGraphs
 from radixrt.runtime.kv import KvPool
 from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
-from radixrt.runtime.sampler import SamplingRows, edit_row, logprobs_of, sample, uniforms
+from radixrt.runtime.sampler import SamplingRows, edit_row, logprobs_of, marks_of, sample, uniforms
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
 
@@ -41,7 +41,8 @@ class Model(Protocol):
 class StepInFlight:
     """A launched step: results are on the device until ``Engine.read``.
 
-    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned.
+    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned;
+    ``marks``, for ``mark_rows``, what ``marks_of`` returned.
     """
 
     plan: Plan
@@ -49,6 +50,8 @@ class StepInFlight:
     token_ids: Readback | None = None
     logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    mark_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    marks: tuple[torch.Tensor, torch.Tensor] | None = None
     scored: Scored | None = None
 
 
@@ -109,6 +112,9 @@ class Engine:
         if len(step.logprob_rows):
             unmodified = logits[self._index(step.logprob_rows)]
         self._edit(logits, plan, chosen)
+        step.mark_rows = np.flatnonzero(slots.wants_marks[chosen])
+        marked = self._index(step.mark_rows) if len(step.mark_rows) else None
+        unmasked = None if marked is None else logits[marked].logsumexp(dim=-1)
         if masks is not None:
             self._mask(logits, masks)
         ids = sample(
@@ -121,6 +127,8 @@ class Engine:
                 uniform=uniforms(slots.seed[chosen], positions),
             ),
         )
+        if marked is not None and unmasked is not None:
+            step.marks = marks_of(logits[marked], unmasked, ids[marked])
         self._last_ids[self._index(chosen.astype(np.int64))] = ids
         step.token_ids = Readback(ids)
         if len(step.logprob_rows):
@@ -143,6 +151,10 @@ class Engine:
                     chosen[index], tuple(ids[index][:top_n]), tuple(values[index][:top_n])
                 )
         result = StepResult(token_ids, logprobs, [], [])
+        if step.marks is not None:
+            removed, under_mask = (tensor.tolist() for tensor in step.marks)
+            for index, row in enumerate(step.mark_rows.tolist()):
+                result.marks[row] = removed[index], under_mask[index]
         if step.scored is not None:
             step.scored.read(step.plan.scores, result)
         return result
@@ -157,7 +169,7 @@ class Engine:
                     request.sampling,
                     self.slots.tokens[request.slot, : plan.ends[row]],
                     request.prompt_len,
-                    keep_stops=request.matcher is not None,
+                    keep_stops=request.session is not None and request.session.needs_mask,
                 )
 
     def _mask(self, logits: torch.Tensor, masks: Masks) -> None:

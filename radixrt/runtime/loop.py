@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from radixrt.runtime.engine import Engine, StepInFlight
-from radixrt.runtime.grammar.masks import fill_masks
+from radixrt.runtime.grammar.masks import MaskFiller
 from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.5
 """How long an idle loop waits for messages before it looks at its deadlines again."""
 
+GRAMMAR_WAIT_S = 0.0005
+"""The same while a constraint is being compiled or validated by a thread."""
+
 
 class EngineLoop:
     """Receives calls, computes steps, sends results; owned by one thread.
@@ -63,6 +66,7 @@ class EngineLoop:
         self.calls = calls
         self.channel = channel
         self._vocab_size = vocab_size
+        self._masks = MaskFiller(scheduler.slots, vocab_size)
         self._overlap = overlap
         self._clock = clock
         self._in_flight: deque[StepInFlight] = deque()
@@ -85,6 +89,8 @@ class EngineLoop:
         messages = self.channel.receive(self._patience())
         for message in messages:
             self._take(message)
+        self._replies += self.calls.poll()
+        self._sampled += self.calls.take_sampled()  # before what steps append to it
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
@@ -98,10 +104,14 @@ class EngineLoop:
         if plan.num_rows == 0:
             self._commit(0)
             return
+        # With nothing in flight the texts are known already, and masks fill under the forward.
+        filling = None if self._in_flight else self._masks.begin(plan, aside=True)
+        is_early = not self._in_flight
         step = self.engine.launch(plan)
         self._commit(0)
-        masks = fill_masks(plan, self.scheduler.slots, self._vocab_size, self._fail)
-        self.engine.sample(step, masks)
+        if not is_early:
+            filling = self._masks.begin(plan, aside=False)
+        self.engine.sample(step, self._masks.finish(filling, self._fail))
         self._in_flight.append(step)
         self._commit(self._overlap)
 
@@ -120,7 +130,7 @@ class EngineLoop:
             self.scheduler.fail_running(f"a step of the engine failed: {error!r}")
 
     def _fail(self, request: Request, message: str) -> None:
-        self.scheduler.end(request, "failed", f"constraint: {message}", "bad_request")
+        self.scheduler.end(request, "failed", message, "constraint")
 
     # ------------------------------------------------------------ messages
 
@@ -162,6 +172,7 @@ class EngineLoop:
             "kv_pages_evicted": kv.cache.counters.evicted_pages,
             "page_size": slots.page_size,
             "parked_branches": len(kv.parked),
+            **self.calls.grammar_stats(),
         }
 
     def _send(self) -> None:
@@ -177,6 +188,8 @@ class EngineLoop:
     def _patience(self) -> float:
         if self.scheduler.has_work or self._in_flight:
             return 0.0
+        if self.calls.is_waiting:
+            return GRAMMAR_WAIT_S
         return IDLE_WAIT_S if self._drain_until is None else 0.0
 
     def _drain(self) -> None:

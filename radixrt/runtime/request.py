@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.cache.radix import Lease
-from radixrt.runtime.grammar.base import Matcher
-from radixrt.runtime.wire import EngineUsage, GrammarSpec, SampledLogprob, TokenSampling
+from radixrt.runtime.wire import EngineUsage, SampledLogprob, TokenSampling
 
 if TYPE_CHECKING:
+    from radixrt.runtime.grammar.session import Session
     from radixrt.runtime.select import Selection
 
 Int32 = NDArray[np.int32]
@@ -60,6 +60,8 @@ class Request:
 
     ``logits_from`` is the first position whose logits are still wanted, so a cached prefix is used
     up to there. ``seq`` is its age: lower is older, kept when it is retracted and resumed.
+    ``correction`` are tokens that replace all from a position on as soon as no step is in flight
+    that computes with what was there.
     """
 
     id: int
@@ -70,8 +72,7 @@ class Request:
     sampling: TokenSampling
     seq: int
     logits_from: int
-    grammar: GrammarSpec | None = None
-    matcher: Matcher | None = None
+    session: Session | None = None
     scoring: Scoring | None = None
     selection: Selection | None = None
     deadline: float | None = None
@@ -96,10 +97,11 @@ class Request:
     computed: int = 0
     evicted: int = 0
     completion: int = 0
+    correction: tuple[int, list[int]] | None = None
 
     def __post_init__(self) -> None:
         self.stops = frozenset(self.sampling.stop_token_ids)
-        self.has_extras = self.matcher is not None or self.sampling.logprobs
+        self.has_extras = self.session is not None or self.sampling.logprobs
 
     @property
     def samples(self) -> bool:
@@ -120,6 +122,7 @@ class Request:
             computed=self.computed,
             evicted=self.evicted,
             completion=self.completion,
+            forced=self.session.num_forced if self.session is not None else 0,
         )
 
     @property

@@ -203,3 +203,13 @@ def logprobs_of(
     chosen = logits.gather(1, token_ids[:, None]).squeeze(1) - log_total
     values, ids = logits.topk(top_n, dim=-1)
     return chosen, ids, values - log_total[:, None]
+
+
+def marks_of(
+    logits: torch.Tensor, unmasked: torch.Tensor, token_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the probability that a mask took away and one token's log probability under it, f32
+    [N] each; masked logits f32 [N, V], ``unmasked`` their logsumexp before, token_ids int64 [N]."""
+    log_total = logits.logsumexp(dim=-1)
+    removed = (1 - (log_total - unmasked).exp()).clamp(0, 1)
+    return removed, logits.gather(1, token_ids[:, None]).squeeze(1) - log_total
