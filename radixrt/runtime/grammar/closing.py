@@ -19,8 +19,14 @@ from numpy.typing import NDArray
 from radixrt.runtime.grammar.base import Matcher
 from radixrt.runtime.grammar.vocabulary import Vocabulary, allowed_ids, bits_of
 
+LONGEST_WAY = 4096
+"""Tokens of a way at which a search turns back."""
+
 MAX_MASKS = 500
 """Masks that one search may fill."""
+
+MOST_PROBES = 100
+"""States of one search that are probed before a mask is filled."""
 
 MOST_GROUPS = 24
 """First bytes that are tried in one state beside the closing ones."""
@@ -40,8 +46,13 @@ def shortest_close(
     matcher: Matcher, vocabulary: Vocabulary, limit: int, max_masks: int = MAX_MASKS
 ) -> list[int] | None:
     """Return tokens that bring a matcher to a complete text, ``[]`` where it is complete; None
-    when none of at most ``limit`` tokens was found. The matcher's state is the same afterwards."""
-    return _Search(matcher, vocabulary, limit, max_masks).run()
+    when none of at most ``limit`` tokens was found. The matcher's state is the same afterwards.
+
+    A way that is too long is not searched for a shorter one: with a limit on its depth a search
+    would look at very many.
+    """
+    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), max_masks).run()
+    return found if found is not None and len(found) <= limit else None
 
 
 def still_closes(matcher: Matcher, way: list[int]) -> bool:
@@ -59,8 +70,8 @@ class _Choice:
     tokens still to be tried."""
 
     length: int
-    firsts: frozenset[int]
-    candidates: Iterator[int]
+    firsts: frozenset[int] = frozenset()
+    candidates: Iterator[int] = field(default_factory=lambda: iter(()))
 
 
 @dataclass(slots=True)
@@ -71,24 +82,22 @@ class _Search:
     max_masks: int
     way: list[int] = field(default_factory=list)
     tried: dict[int, Counter[int]] = field(default_factory=dict)
+    num_masks: int = 0
+    num_probes: int = 0
 
     def run(self) -> list[int] | None:
         choices: list[_Choice] = []
-        num_masks = 0
         while True:
             self._follow_forced()
             if self.matcher.is_accepting:
                 found = list(self.way)
                 self._back_to(0)
                 return found
-            if len(self.way) < self.limit and num_masks < self.max_masks:
-                num_masks += 1
-                bitmask = np.zeros(-(-len(self.vocabulary) // 32), np.int32)
-                self.matcher.fill(bitmask)
+            if len(self.way) < self.limit:
+                choice = _Choice(len(self.way))
                 before = choices[-1].firsts if choices else frozenset()
-                firsts = self._firsts(bitmask)
-                candidates = self._candidates(bitmask, firsts - before)
-                choices.append(_Choice(len(self.way), firsts, candidates))
+                choice.candidates = self._candidates(choice, before)
+                choices.append(choice)
             if not self._step(choices):
                 self._back_to(0)
                 return None
@@ -121,8 +130,38 @@ class _Search:
         allowed = singles[bits_of(bitmask, singles)]
         return frozenset(self.vocabulary.first_byte[allowed].tolist())
 
-    def _candidates(self, bitmask: NDArray[np.int32], new: frozenset[int]) -> Iterator[int]:
-        """Yield one token for each first byte that the mask allows, the longest of each."""
+    def _candidates(self, choice: _Choice, before: frozenset[int]) -> Iterator[int]:
+        """Yield the tokens to try in a state: one that is likely, found without a mask; then one
+        for each first byte that the mask allows, the longest of each."""
+        likely = self._likely()
+        if likely is not None:
+            yield likely
+        if self.num_masks >= self.max_masks:
+            return
+        self.num_masks += 1
+        bitmask = np.zeros(-(-len(self.vocabulary) // 32), np.int32)
+        self.matcher.fill(bitmask)
+        choice.firsts = self._firsts(bitmask)
+        yield from self._allowed(bitmask, choice.firsts - before)
+
+    def _likely(self) -> int | None:
+        """Return what closes a JSON string, where letters and a quote are allowed, or an object or
+        array. Probing a token costs a fraction of a mask."""
+        self.num_probes += 1
+        if self.num_probes > MOST_PROBES:
+            return None
+        letter, quote, brace, bracket = self.vocabulary.json_probes
+        if self._allows(quote):
+            return quote if self._allows(letter) else None
+        return next((i for i in (brace, bracket) if self._allows(i)), None)
+
+    def _allows(self, token_id: int) -> bool:
+        if token_id < 0 or not self.matcher.try_advance([token_id]):
+            return False
+        self.matcher.rollback(1)
+        return True
+
+    def _allowed(self, bitmask: NDArray[np.int32], new: frozenset[int]) -> Iterator[int]:
         tried = self.tried.setdefault(hash(bitmask.tobytes()), Counter())
         texts = self.vocabulary.texts
         closers = self.vocabulary.closers
@@ -153,8 +192,9 @@ class _Search:
         ids = ids[first_byte[ids] >= 0]
         firsts = first_byte[ids]
         counts = np.bincount(firsts, minlength=256)
+        present = np.flatnonzero(counts).tolist()
         order = sorted(
-            (byte for byte in np.flatnonzero(counts).tolist() if byte not in known),
+            (byte for byte in present if byte not in known),
             key=lambda byte: (
                 byte not in new,
                 byte != _COMMA if byte in new else byte in _LAST_BYTES,

@@ -96,6 +96,12 @@ class Vocabulary:
         return np.array(sorted(ids, key=lambda i: (-len(self.texts[i]), i)), np.int32)
 
     @cached_property
+    def json_probes(self) -> tuple[int, int, int, int]:
+        """The tokens of a letter, a quote, a closing brace and a closing bracket; -1 for none."""
+        found = [self._by_text.get(text, [-1])[0] for text in (b"a", b'"', b"}", b"]")]
+        return found[0], found[1], found[2], found[3]
+
+    @cached_property
     def single_bytes(self) -> Int32:
         """Tokens of one byte."""
         return np.flatnonzero(self.lengths == 1).astype(np.int32)
