@@ -105,6 +105,7 @@ class Constraint:
       generates; ``cut`` ends it where the tokens end. None is ``cut`` for a regex, else ``valid``.
     * ``strict``: refuse a schema that the grammar does not enforce in full.
     * ``indent``: None is compact JSON, a number a line an item with so many blanks a level.
+    * ``spaced``: JSON on one line with a blank after each comma and colon, as Python writes it.
     * ``any_order``: properties may come in any order.
     * ``retries``: how often a value that fails the final validation is generated again.
     * ``after``: the constraint begins after this text (``</think>``); what is before is free.
@@ -124,6 +125,7 @@ class Constraint:
     fields: tuple[FieldSampling, ...] = ()
     exclude: tuple[str, ...] = ()
     jump_forward: bool = True
+    spaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ def gen(
     finish: Finish | None = None,
     strict: bool | None = None,
     indent: int | None = None,
+    spaced: bool | None = None,
     any_order: bool | None = None,
     retries: int | None = None,
     fields: Mapping[str, Mapping[str, Any]] | None = None,
@@ -143,11 +144,12 @@ def gen(
 
     How a constraint is applied: ``finish="valid"`` closes the text within ``max_tokens`` (the
     default but for regexes), ``"cut"`` ends it where the tokens end; ``strict`` refuses schemas
-    that cannot be enforced token by token; ``indent`` asks for JSON in lines; ``any_order`` allows
-    properties in any order; ``retries`` bounds how often a value that a validator refuses is
-    generated again; ``fields`` samples single fields differently, by JSON pointer
-    (``{"/reason": {"temperature": 0.8}}``); ``after`` leaves the text up to a marker free,
-    ``reasoning=True`` that up to ``</think>``; ``jump_forward=False`` samples also what is certain.
+    that cannot be enforced token by token; JSON is compact, ``spaced`` puts a blank after commas
+    and colons, ``indent`` asks for lines; ``any_order`` allows properties in any order; ``retries``
+    bounds how often a value that a validator refuses is generated again; ``fields`` samples single
+    fields differently, by JSON pointer (``{"/reason": {"temperature": 0.8}}``); ``after`` leaves
+    the text up to a marker free, ``reasoning=True`` that up to ``</think>``;
+    ``jump_forward=False`` samples also what is certain.
 
     ``heal`` lets the first token begin before the end of the prompt. ``trace`` keeps, for
     ``explain``, how each token came about.
@@ -159,6 +161,7 @@ def gen(
         finish=finish,
         strict=strict,
         indent=indent,
+        spaced=spaced,
         any_order=any_order,
         retries=retries,
         after=after,

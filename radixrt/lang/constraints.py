@@ -36,6 +36,7 @@ class How:
     reasoning: bool | None = None
     fields: Mapping[str, Mapping[str, Any]] | None = None
     jump_forward: bool | None = None
+    spaced: bool | None = None
 
     def apply(self, kind: Any, text: str) -> Constraint:
         """Return the constraint. Raises ``InvalidArgument`` for an option that cannot be used."""
@@ -64,6 +65,7 @@ class How:
             after=self.marker,
             fields=field_sampling(self.fields),
             jump_forward=_flag("jump_forward", self.jump_forward, True),
+            spaced=_flag("spaced", self.spaced, False),
         )
 
     @property

@@ -27,6 +27,7 @@ def grammar_spec(constraint: Constraint, *, heal: str = "", marks: bool = False)
         jump_forward=constraint.jump_forward,
         heal=heal,
         marks=marks,
+        spaced=constraint.spaced,
     )
 
 

@@ -90,6 +90,7 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     jump_forward: bool = True
     heal: str = ""
     marks: bool = False
+    spaced: bool = False
 
 
 # ---------------------------------------------------------------- frontend → engine

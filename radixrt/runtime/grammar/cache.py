@@ -21,7 +21,16 @@ FORKS_A_TEMPLATE = 8
 def key_of(spec: GrammarSpec) -> Key:
     """Return what a compiled constraint depends on."""
     return (
-        *(spec.kind, spec.text, spec.finish, spec.strict, spec.indent, spec.any_order, spec.heal),
+        *(
+            spec.kind,
+            spec.text,
+            spec.finish,
+            spec.strict,
+            spec.indent,
+            spec.any_order,
+            spec.spaced,
+            spec.heal,
+        ),
     )
 
 

@@ -79,7 +79,12 @@ def _compile_schema(
     engine: LlguidanceEngine, spec: GrammarSpec
 ) -> tuple[Compiled, LlguidanceMatcher]:
     schema = compile_schema(
-        engine, spec.text, strict=spec.strict, indent=spec.indent, any_order=spec.any_order
+        engine,
+        spec.text,
+        strict=spec.strict,
+        indent=spec.indent,
+        any_order=spec.any_order,
+        spaced=spec.spaced,
     )
     grammar, matcher = schema.grammar, schema.matcher
     if spec.heal:

@@ -18,13 +18,12 @@ from radixrt.runtime.grammar.limits import CountLimit, take_long_limits
 from radixrt.runtime.grammar.llguidance import (
     LlguidanceEngine,
     LlguidanceMatcher,
+    json_blanks,
     json_grammar,
     lark_grammar,
     warnings_of,
 )
 from radixrt.runtime.grammar.normalise import normalise
-
-_OPTIONS = {"lenient": True, "whitespace_flexible": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +38,14 @@ class SchemaGrammar:
     keywords: tuple[Keyword, ...]
     warnings: tuple[str, ...]
     limits: tuple[CountLimit, ...]
+    spaced: bool
 
     def as_lark(self) -> str:
         """Return the same grammar in Lark, to be part of another one."""
         if self.lark is not None:
             return self.lark
-        return f"start: {json_rule(self.normalised, _OPTIONS)}\n"
+        options = {"lenient": True, **json_blanks(self.spaced)}
+        return f"start: {json_rule(self.normalised, options)}\n"
 
     @property
     def is_enforced(self) -> bool:
@@ -72,6 +73,7 @@ def compile_schema(
     strict: bool = False,
     indent: int | None = None,
     any_order: bool = False,
+    spaced: bool = False,
 ) -> SchemaGrammar:
     """Compile a schema; ``GrammarError`` when no tier can, or ``strict`` refuses the last one."""
     schema = parse_schema(text)
@@ -79,8 +81,8 @@ def compile_schema(
     normalised = normalise(bounded)
     lark = None
     if indent is not None or any_order:
-        lark = laid_out(normalised, indent=indent, any_order=any_order)
-    grammar, matcher, warnings = _build(engine, normalised, lark)
+        lark = laid_out(normalised, indent=indent, any_order=any_order, spaced=spaced)
+    grammar, matcher, warnings = _build(engine, normalised, lark, spaced)
     keywords = report(schema, normalised, warnings, counted)
     if strict:
         _refuse_unenforced(keywords)
@@ -93,22 +95,23 @@ def compile_schema(
         keywords,
         tuple(warnings),
         tuple(limits),
+        spaced,
     )
 
 
 def _build(
-    engine: LlguidanceEngine, schema: Any, lark: str | None
+    engine: LlguidanceEngine, schema: Any, lark: str | None, spaced: bool
 ) -> tuple[str, LlguidanceMatcher, list[str]]:
     if lark is not None:
         grammar = lark_grammar(lark)
         matcher = engine.build(grammar)
         return grammar, matcher, warnings_of(matcher)
-    grammar = json_grammar(json.dumps(schema), lenient=False, whitespace=None)
+    grammar = json_grammar(json.dumps(schema), lenient=False, spaced=spaced)
     try:
         return grammar, engine.build(grammar), []
     except GrammarError:
         pass
-    grammar = json_grammar(json.dumps(schema), lenient=True, whitespace=None)
+    grammar = json_grammar(json.dumps(schema), lenient=True, spaced=spaced)
     try:
         matcher = engine.build(grammar)
         return grammar, matcher, warnings_of(matcher)
@@ -117,7 +120,7 @@ def _build(
         schema = _without_patterns(engine, schema, left_out)
         if not left_out:
             raise
-    grammar = json_grammar(json.dumps(schema), lenient=True, whitespace=None)
+    grammar = json_grammar(json.dumps(schema), lenient=True, spaced=spaced)
     matcher = engine.build(grammar)
     return grammar, matcher, [*warnings_of(matcher), *left_out]
 
@@ -142,7 +145,7 @@ def _without_patterns(engine: LlguidanceEngine, schema: Any, left_out: list[str]
 
 def _is_readable(engine: LlguidanceEngine, pattern: str) -> bool:
     try:
-        engine.build(json_grammar(json.dumps({"pattern": pattern}), lenient=True, whitespace=None))
+        engine.build(json_grammar(json.dumps({"pattern": pattern}), lenient=True))
     except GrammarError:
         return False
     return True

@@ -13,6 +13,7 @@ from typing import Any
 
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.lark import json_rule, literal
+from radixrt.runtime.grammar.llguidance import json_blanks
 
 MAX_UNORDERED = 64
 """Properties of one object that may come in any order: the engine counts with 64 bits."""
@@ -31,21 +32,23 @@ _PLAIN_OBJECT = _ANNOTATIONS | {"properties", "required", "additionalProperties"
 _PLAIN_ARRAY = _ANNOTATIONS | {"items", "minItems", "maxItems"}
 
 
-def laid_out(schema: Any, *, indent: int | None, any_order: bool) -> str:
+def laid_out(schema: Any, *, indent: int | None, any_order: bool, spaced: bool = False) -> str:
     """Return a Lark grammar of a schema's values.
 
     ``indent``: None is compact, a number the blanks a level. ``any_order``: properties in any
     order, the required ones all there and none twice; properties that the schema does not list are
-    left out. Raises ``GrammarError`` for an object with too many properties.
+    left out. ``spaced``: a blank after commas and colons, where there is no indentation.
+    Raises ``GrammarError`` for an object with too many properties.
     """
-    return _Layout(schema, indent, any_order).grammar()
+    return _Layout(schema, indent, any_order, spaced).grammar()
 
 
 class _Layout:
-    def __init__(self, schema: Any, indent: int | None, any_order: bool) -> None:
+    def __init__(self, schema: Any, indent: int | None, any_order: bool, spaced: bool) -> None:
         self._root = schema
         self._indent = indent
         self._any_order = any_order
+        self._spaced = spaced
         self._lines: list[str] = []
         self._rules: dict[tuple[str, int], str] = {}
         self._definitions = {
@@ -75,7 +78,7 @@ class _Layout:
     def _leaf(self, schema: Any) -> str:
         if isinstance(schema, dict):
             schema = {**self._definitions, **schema}
-        return json_rule(schema, {"whitespace_flexible": False, "lenient": True})
+        return json_rule(schema, {"lenient": True, **json_blanks(self._spaced)})
 
     def _resolved(self, schema: Any) -> Any:
         """Follow a reference to a definition of the schema; any other is the engine's."""
@@ -176,10 +179,11 @@ class _Layout:
         return "" if self._indent is None else "\n" + " " * (self._indent * depth)
 
     def _comma(self, depth: int) -> str:
-        return literal("," + self._line(depth + 1))
+        is_blank = self._spaced and self._indent is None
+        return literal(", " if is_blank else "," + self._line(depth + 1))
 
     def _colon(self) -> str:
-        return ":" if self._indent is None else ": "
+        return ":" if self._indent is None and not self._spaced else ": "
 
 
 def _is_plain(schema: dict[str, Any], kind: str, keywords: frozenset[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
@@ -206,20 +207,20 @@ class LlguidanceMatcher:
             raise GrammarError(_first_lines(self.inner.get_error()) or reason)
 
 
-def json_grammar(schema: str, *, lenient: bool, whitespace: str | None) -> str:
-    """Return the engine's form of a JSON schema; ``whitespace`` is a pattern of the blanks between
-    tokens, None for none. Raises ``GrammarError`` for text that is no JSON object."""
+def json_grammar(schema: str, *, lenient: bool, spaced: bool = False) -> str:
+    """Return the engine's form of a JSON schema; ``spaced`` puts a blank after commas and colons.
+    Raises ``GrammarError`` for text that is no JSON object."""
     try:
-        return LLMatcher.grammar_from_json_schema(
-            schema,
-            overrides={
-                "lenient": lenient,
-                "whitespace_flexible": whitespace is not None,
-                **({} if whitespace is None else {"whitespace_pattern": whitespace}),
-            },
-        )
+        overrides: Any = {"lenient": lenient, **json_blanks(spaced)}
+        return LLMatcher.grammar_from_json_schema(schema, overrides=overrides)
     except ValueError as error:
         raise GrammarError(f"json_schema: {error}") from None
+
+
+def json_blanks(spaced: bool) -> dict[str, Any]:
+    """Return the engine's options for the blanks in JSON: none, or those of Python's ``json``."""
+    separators = {"item_separator": ", ", "key_separator": ": "}
+    return {"whitespace_flexible": False, **(separators if spaced else {})}
 
 
 def regex_grammar(pattern: str) -> str:
