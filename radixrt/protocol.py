@@ -99,7 +99,7 @@ class Constraint:
     schema; a Lark grammar (``grammar``); a grammar in llama.cpp's (``gbnf``) or in SGLang's
     (``ebnf``) dialect; or for ``tools`` the JSON object ``{"tools": [{"name", "description",
     "parameters"}], "choice": "auto" | "required" | name, "format": "auto" | "hermes" | "llama" |
-    "mistral", "parallel": bool}``.
+    "mistral", "parallel": bool, "answer": schema of an answer instead of calls}``.
 
     * ``finish``: ``valid`` closes the text within ``max_tokens`` or refuses the call before it
       generates; ``cut`` ends it where the tokens end. None is ``cut`` for a regex, else ``valid``.

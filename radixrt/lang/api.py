@@ -139,7 +139,8 @@ def gen(
       where the text does not).
     * ``tools``: functions, types or schemas; the variable is a ``ToolCalls``. ``tool_choice`` is
       auto (free text until the model calls), required or a tool's name; ``tool_format`` overrides
-      what the model's template says; ``parallel=False`` allows one call.
+      what the model's template says; ``parallel=False`` allows one call. With ``type`` beside it
+      the model either calls or answers with an instance.
     * ``choices``, which makes it a ``select``.
 
     How a constraint is applied: ``finish="valid"`` closes the text within ``max_tokens`` (the

@@ -104,7 +104,7 @@ class What:
     def build(self, how: How) -> tuple[Constraint | None, Reading | None]:
         """Return the constraint and how its outputs are read; None for free text."""
         given = self._given()
-        if len(given) > 1:
+        if len(given) > 1 and given != ["tools", "type"]:
             others = " and ".join(given[1:])
             raise InvalidArgument(given[0], getattr(self, given[0]), f"leave out {others}")
         if self.syntax is not None and self.grammar is None:
@@ -141,11 +141,14 @@ class What:
         return [*given, "type"] if self.is_typed else given
 
     def _tools(self, how: How) -> tuple[Constraint, Reading]:
-        tools = tool_set(self.tools, how.marker)
+        answer = result_type(self.type) if self.is_typed else None
+        tools = tool_set(self.tools, how.marker, answer)
         choice = "auto" if self.tool_choice is None else self.tool_choice
         if choice not in ("auto", "required") and choice not in tools.tools:
             known = ", ".join(tools.tools)
             raise InvalidArgument("tool_choice", choice, f"use auto, required, or one of {known}")
+        if answer is not None and choice != "auto":
+            raise InvalidArgument("tool_choice", choice, "leave it auto, or leave out type")
         style = self.tool_format or "auto"
         if style not in ("auto", "hermes", "llama", "mistral"):
             raise InvalidArgument("tool_format", style, "use auto, hermes, llama or mistral")

@@ -21,12 +21,15 @@ import orjson
 from radixrt.errors import InvalidArgument, ValueRefused
 from radixrt.lang.fields import field_table
 from radixrt.lang.forms import FormBuilder
-from radixrt.lang.reading import ResultType, result_type
+from radixrt.lang.reading import ResultType, result_type, split_reasoning
 from radixrt.lang.scalars import PATTERNS
 from radixrt.protocol import Output, Part
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _FORMATS = {pattern: name for name, pattern in PATTERNS.items()}
+
+_TRIGGERS = ("[", "[TOOL_CALLS]", "<tool_call>", "<|python_tag|>")
+"""By what calls are announced, from the call backwards."""
 
 ToolFormat = Literal["auto", "hermes", "llama", "mistral"]
 
@@ -84,7 +87,8 @@ class ToolCalls(list[ToolCall]):
 
 @dataclass(frozen=True, slots=True)
 class ToolSet:
-    """The tools of a generation: its constraint and how its outputs are read."""
+    """The tools of a generation: its constraint and how its outputs are read. ``answer`` is the
+    type of what the model may say instead of calling."""
 
     tools: Mapping[str, Tool]
     answer: ResultType | None = None
@@ -107,16 +111,25 @@ class ToolSet:
             "format": style,
             "parallel": parallel,
         }
+        if self.answer is not None:
+            given["answer"] = orjson.loads(self.answer.schema)
         return orjson.dumps(given).decode()
 
     def value(self, output: Output) -> Any:
-        """Return the calls; raises ``ValueRefused`` for arguments that a type refuses."""
+        """Return the calls, or the instance of a type that was given as the answer's; raises
+        ``ValueRefused`` for what a type refuses."""
+        if self.answer is not None and not output.tool_calls:
+            return self.answer.read(split_reasoning(output.text, self.after)[1])
         calls = [_typed_call(self.tools[call.name], call.arguments) for call in output.tool_calls]
-        end = min((call.start for call in output.tool_calls), default=len(output.text))
-        return ToolCalls(calls, output.text[:end].rstrip() if calls else output.text)
+        if not calls:
+            return ToolCalls([], output.text)
+        before = output.text[: min(call.start for call in output.tool_calls)].rstrip()
+        for trigger in _TRIGGERS:
+            before = before.removesuffix(trigger).rstrip()
+        return ToolCalls(calls, before)
 
 
-def tool_set(tools: Iterable[Any], after: str = "") -> ToolSet:
+def tool_set(tools: Iterable[Any], after: str = "", answer: ResultType | None = None) -> ToolSet:
     """Return the tools of a list. Raises ``InvalidArgument`` for what is no tool."""
     if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
         raise InvalidArgument("tools", tools, "give a list of functions, types or schemas")
@@ -128,7 +141,7 @@ def tool_set(tools: Iterable[Any], after: str = "") -> ToolSet:
         known[tool.name] = tool
     if not known:
         raise InvalidArgument("tools", [], "give at least one tool, or leave tools out")
-    return ToolSet(known, after=after)
+    return ToolSet(known, answer, after)
 
 
 def definitions_part(tools: Iterable[Any]) -> Part:

@@ -160,6 +160,30 @@ def test_a_model_may_answer_instead(runtime: ScriptedRuntime, backend: rt.Backen
     assert calls.text == "No need: 4. "
 
 
+@pytest.mark.parametrize("trigger", ["<tool_call>\n", "[TOOL_CALLS] [", "<|python_tag|>", ""])
+def test_the_announcement_of_a_call_is_no_text(
+    runtime: ScriptedRuntime, backend: rt.Backend, trigger: str
+) -> None:
+    calling(runtime, f"I will.\n{trigger}", ("look_up", '{"word":"tea"}'))
+    assert ask.run([look_up], backend=backend).ret_value.text == "I will."
+
+
+def test_a_model_may_answer_under_a_type_instead_of_calling(
+    runtime: ScriptedRuntime, backend: rt.Backend
+) -> None:
+    calling(runtime, '{"colour":"red"}')
+    assert ask.run([book], type=Paint, backend=backend).ret_value == Paint(Colour.RED)
+    [generate] = runtime.sent(Generate)
+    assert json.loads(generate.constraint.text)["answer"]["$defs"]["Paint"]["required"] == [
+        "colour"
+    ]
+    calling(runtime, "", ("look_up", '{"word":"tea"}'))
+    [call] = ask.run([look_up], type=Paint, backend=backend).ret_value
+    assert call.name == "look_up"
+    with pytest.raises(rt.InvalidArgument, match="leave out type"):
+        rt.gen(tools=[book], type=Paint, tool_choice="required")
+
+
 def test_arguments_that_a_type_refuses_are_generated_again(
     runtime: ScriptedRuntime, backend: rt.Backend
 ) -> None:
