@@ -30,6 +30,7 @@ import jinja2.sandbox
 
 from radixrt.errors import InvalidArgument, ModelError
 from radixrt.runtime.tokenizer import Tokenizer, read_json
+from radixrt.runtime.tool_calls import FormatName, format_of_template
 
 _CALL_ID = "000000000"
 """Nine characters, as Mistral's templates demand."""
@@ -55,6 +56,7 @@ class ChatFormat(Protocol):
     """How roles are written. All methods raise ``InvalidArgument`` for what cannot come here."""
 
     is_template: bool
+    tool_format: FormatName
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         """Return the markup that opens a role, and the turns with it open."""
@@ -70,6 +72,7 @@ class PlainFormat:
     """``System: …``, ``User: …``, ``Assistant:…``, a line each: for models without a template."""
 
     is_template = False
+    tool_format: FormatName = "hermes"
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         opened = _opened(turns, role)
@@ -90,6 +93,7 @@ class TemplateFormat:
     def __init__(self, source: str, variables: dict[str, str]) -> None:
         """``variables``: the tokenizer's ``bos_token`` and so on. Raises ``ModelError``."""
         self._variables = variables
+        self.tool_format = format_of_template(source)
         # One date for the life of the process: a prefix that changes at midnight is no prefix.
         self._now = datetime.datetime.now()
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(

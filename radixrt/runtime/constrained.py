@@ -107,4 +107,6 @@ def sampled_message(
         first = logprob or SampledLogprob(None)
         logprobs = (first, *(SampledLogprob(None) for _ in token_ids[1:]))
     marks = tuple(session.marks[len(session.marks) - len(token_ids) :]) if token_ids else ()
-    return Sampled(request.id, tuple(token_ids), logprobs, marks=marks)
+    return Sampled(
+        request.id, tuple(token_ids), logprobs, marks=marks, is_provisional=session.is_provisional
+    )

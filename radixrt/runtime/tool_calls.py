@@ -38,6 +38,10 @@ FORMATS: dict[str, ToolFormat] = {
 }
 
 
+TOOL_MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+"""Texts around calls that are control tokens of some models."""
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
     """A call in a text, characters ``[start, end)``; its arguments begin at ``arguments_at``."""

@@ -207,6 +207,7 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True):
     """New tokens of one call, after its last ``rewind`` tokens were taken back.
 
     With ``marks`` there is one for each token. Tokens that were not sampled have no logprob.
+    ``is_provisional``: the text is still to be checked, and may be taken back.
     """
 
     id: int
@@ -214,6 +215,7 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True):
     logprobs: tuple[SampledLogprob, ...] = ()
     rewind: int = 0
     marks: tuple[TokenMark, ...] = ()
+    is_provisional: bool = False
 
 
 class Step(_Wire, frozen=True, tag="step"):

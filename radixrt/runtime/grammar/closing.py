@@ -43,15 +43,20 @@ comma, minus."""
 
 
 def shortest_close(
-    matcher: Matcher, vocabulary: Vocabulary, limit: int, max_masks: int = MAX_MASKS
+    matcher: Matcher,
+    vocabulary: Vocabulary,
+    limit: int,
+    *,
+    is_json: bool = True,
+    max_masks: int = MAX_MASKS,
 ) -> list[int] | None:
     """Return tokens that bring a matcher to a complete text, ``[]`` where it is complete; None
     when none of at most ``limit`` tokens was found. The matcher's state is the same afterwards.
 
     A way that is too long is not searched for a shorter one: with a limit on its depth a search
-    would look at very many.
+    would look at very many. ``is_json``: a comma may be what a value needs to go on from.
     """
-    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), max_masks).run()
+    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), is_json, max_masks).run()
     return found if found is not None and len(found) <= limit else None
 
 
@@ -79,6 +84,7 @@ class _Search:
     matcher: Matcher
     vocabulary: Vocabulary
     limit: int
+    is_json: bool
     max_masks: int
     way: list[int] = field(default_factory=list)
     tried: dict[int, Counter[int]] = field(default_factory=dict)
@@ -197,7 +203,7 @@ class _Search:
             (byte for byte in present if byte not in known),
             key=lambda byte: (
                 byte not in new,
-                byte != _COMMA if byte in new else byte in _LAST_BYTES,
+                byte != _COMMA if byte in new and self.is_json else byte in _LAST_BYTES,
                 int(counts[byte]),
             ),
         )

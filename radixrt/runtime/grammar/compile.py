@@ -42,7 +42,8 @@ def compile_grammar(
     _check_text(spec)
     compiled, matcher = _compile(engine, spec)
     if spec.finish == "valid":
-        shortest = shortest_close(matcher, engine.vocabulary, CLOSING_LIMIT)
+        is_json = spec.kind in ("json_schema", "tools")
+        shortest = shortest_close(matcher, engine.vocabulary, CLOSING_LIMIT, is_json=is_json)
         if shortest is not None:
             compiled = replace(compiled, shortest=tuple(shortest))
     return compiled, matcher

@@ -129,7 +129,7 @@ def free_text(
     markers: list[Marker] = []
     opening: list[int] = []
     begins_with = b""
-    is_auto = tools is not None and tools.choice == "auto"
+    is_auto = tools is not None and tools.is_free_first
     if spec.after:
         markers.append(_marker(spec.after, vocabulary, is_required=True))
         tag = _CLOSING_TAG.fullmatch(spec.after)

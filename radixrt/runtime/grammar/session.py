@@ -238,6 +238,11 @@ class Session:
         return self.spec.finish == "valid" or self.matcher.is_accepting
 
     @property
+    def is_provisional(self) -> bool:
+        """Whether the final check may find something that the grammar does not enforce."""
+        return self.bound_at is not None and not self.compiled.is_enforced
+
+    @property
     def bound_text(self) -> str:
         """The text that the constraint is about."""
         return self.text[self._heals :].decode("utf-8", "replace")
@@ -320,7 +325,7 @@ class Session:
             return None
         if known is not None and len(known) <= left and still_closes(self.matcher, known):
             return None
-        found = shortest_close(self.matcher, self.vocabulary, left)
+        found = self._search(left)
         if found is not None:
             self._way = found
             return None
@@ -330,6 +335,10 @@ class Session:
             self.matcher.advance(other)
         return way
 
+    def _search(self, limit: int) -> list[int] | None:
+        is_json = self.compiled.is_json or self.compiled.tools is not None
+        return shortest_close(self.matcher, self.vocabulary, limit, is_json=is_json)
+
     def _way_from_here(self, limit: int) -> list[int]:
         """Return a way to the end of at most ``limit`` tokens."""
         if self.matcher.is_accepting:
@@ -337,7 +346,7 @@ class Session:
         way = self._way
         if way is not None and len(way) <= limit and still_closes(self.matcher, way):
             return way
-        found = shortest_close(self.matcher, self.vocabulary, limit)
+        found = self._search(limit)
         if found is None:
             raise GrammarError(
                 f"the text cannot be closed within max_tokens={self.budget.max_tokens}; "
@@ -419,7 +428,7 @@ class Session:
         if params is None or params.max_tokens is None or self._field_tokens < params.max_tokens:
             return []
         left = self.budget.max_tokens - len(self.token_ids)
-        way = shortest_close(self.matcher, self.vocabulary, left)
+        way = self._search(left)
         appended = []
         for token_id in way or ():
             self.matcher.advance(token_id)

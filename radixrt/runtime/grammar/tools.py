@@ -8,23 +8,33 @@ from typing import Any
 
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.lark import json_rule, literal
+from radixrt.runtime.grammar.llguidance import json_blanks
 from radixrt.runtime.grammar.normalise import normalise
 from radixrt.runtime.grammar.validate import Failure, FinalValidator
 from radixrt.runtime.grammar.vocabulary import Vocabulary
-from radixrt.runtime.tool_calls import FORMATS, ToolFormat, find_calls
+from radixrt.runtime.tool_calls import FORMATS, TOOL_MARKS, ToolFormat, find_calls
 
 MAX_TOOLS = 256
+
+_OPTIONS = {"lenient": True, **json_blanks(spaced=True)}
+"""The spelling of Python's json, which is what templates show to models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
     """The tools of a call: ``parameters`` is each tool's schema; ``choice`` is ``auto``,
-    ``required`` or the name of one."""
+    ``required`` or the name of one; ``answer`` the schema of an answer instead of calls."""
 
     parameters: dict[str, Any]
     choice: str
     style: ToolFormat
     parallel: bool
+    answer: Any = None
+
+    @property
+    def is_free_first(self) -> bool:
+        """Whether free text comes before the calls, or instead of them."""
+        return self.choice == "auto" and self.answer is None
 
 
 def parse_tools(text: str) -> Tools:
@@ -57,7 +67,11 @@ def parse_tools(text: str) -> Tools:
         raise GrammarError(f"tools: format={style!r}: use auto, {', '.join(FORMATS)}")
     if choice in parameters:
         parameters = {choice: parameters[choice]}
-    return Tools(parameters, choice, FORMATS[style], data.get("parallel", True) is True)
+    answer = data.get("answer")
+    if answer is not None and (choice != "auto" or not isinstance(answer, dict)):
+        raise GrammarError('tools: "answer" is a schema, and goes with choice="auto"')
+    is_parallel = data.get("parallel", True) is True
+    return Tools(parameters, choice, FORMATS[style], is_parallel, answer)
 
 
 def tools_grammar(tools: Tools, vocabulary: Vocabulary) -> str:
@@ -65,7 +79,7 @@ def tools_grammar(tools: Tools, vocabulary: Vocabulary) -> str:
     come first."""
     style = tools.style
     opening = style.opening
-    if tools.choice == "auto":
+    if tools.is_free_first:
         opening = opening.removeprefix(style.trigger)
     lines = [
         f"call: {' | '.join(f'call{i}' for i in range(len(tools.parameters)))}",
@@ -79,6 +93,9 @@ def tools_grammar(tools: Tools, vocabulary: Vocabulary) -> str:
     else:
         more = f"({between} {again} call {closing})*" if tools.parallel else ""
         start = f"{first} call {closing} {more}"
+    if tools.answer is not None:
+        start = f"({start}) | answer"
+        lines.append(f"answer: {json_rule(normalise(tools.answer), _OPTIONS)}")
     return "\n".join([f"start: {start}", *lines]) + "\n"
 
 
@@ -90,10 +107,14 @@ class ToolValidator:
         self._validators = {
             name: FinalValidator(schema) for name, schema in tools.parameters.items()
         }
+        self._answer = None if tools.answer is None else FinalValidator(tools.answer)
 
     def check(self, text: str) -> Failure | None:
         """Return the first arguments that are not valid, at their place in the text."""
-        for call in find_calls(text, self._style):
+        calls = find_calls(text, self._style)
+        if not calls and self._answer is not None:
+            return self._answer.check(text)
+        for call in calls:
             validator = self._validators.get(call.name)
             if validator is None:
                 return Failure(("name",), call.start, call.end, f"no tool {call.name!r}")
@@ -110,22 +131,15 @@ class ToolValidator:
 def _call_rules(index: int, name: str, tools: Tools) -> str:
     head = f'{{"name": {json.dumps(name)}, "{tools.style.arguments}": '
     schema = normalise(tools.parameters[name])
-    # The spelling of Python's json, which is what templates show to models.
-    options = {
-        "lenient": True,
-        "whitespace_flexible": False,
-        "item_separator": ", ",
-        "key_separator": ": ",
-    }
     return (
         f'call{index}: {literal(head)} arguments{index} "}}"\n'
-        f"arguments{index}: {json_rule(schema, options)}"
+        f"arguments{index}: {json_rule(schema, _OPTIONS)}"
     )
 
 
 def _spelled(text: str, vocabulary: Vocabulary) -> str:
     """Return an expression for a text that may hold control tokens, which no literal matches."""
-    for name in ("<tool_call>", "</tool_call>", "[TOOL_CALLS]"):
+    for name in TOOL_MARKS:
         token_id = vocabulary.control_id(name)
         if token_id is not None and name in text:
             before, _, after = text.partition(name)
