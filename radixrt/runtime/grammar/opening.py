@@ -46,6 +46,7 @@ class FreeText:
     """
 
     vocabulary: Vocabulary
+    ends: frozenset[int]
     markers: list[Marker]
     opening: list[int] = field(default_factory=list)
     begins_with: bytes = b""
@@ -90,14 +91,14 @@ class FreeText:
         if not self.markers:
             return Decision()
         marker = self.markers[0]
-        is_end = token_id in self.vocabulary.end_ids
+        is_end = token_id in self.ends
         is_late = left - 1 < self.num_closing + needed
         if marker.is_required and (is_end or is_late):
             found = self._tail + piece
             if not is_end and marker.text in found and found.endswith(marker.text):
                 return self._found(marker, found)
             return self._close(marker)
-        if token_id in self.vocabulary.end_ids:
+        if is_end:
             return Decision()
         return self._found(marker, self._tail + piece)
 
@@ -119,11 +120,15 @@ class FreeText:
 
 
 def free_text(
-    spec: GrammarSpec, tools: Tools | None, vocabulary: Vocabulary, prompt_tail: bytes
+    spec: GrammarSpec,
+    tools: Tools | None,
+    vocabulary: Vocabulary,
+    ends: frozenset[int],
+    prompt_tail: bytes,
 ) -> FreeText | None:
     """Return the free text that a constraint lets come first; None when it binds at once.
 
-    ``prompt_tail`` is the end of the prompt: in a reasoning section that it has opened, the text is
+    ``ends`` are the tokens that end a text. ``prompt_tail`` is the end of the prompt: in a reasoning section that it has opened, the text is
     free until the section ends. Else a model may open one, or may not.
     """
     markers: list[Marker] = []
@@ -145,7 +150,7 @@ def free_text(
             begins_with = b"{" if not spec.after else b""
     if not markers:
         return None
-    return FreeText(vocabulary, markers, opening, begins_with)
+    return FreeText(vocabulary, ends, markers, opening, begins_with)
 
 
 def _marker(text: str, vocabulary: Vocabulary, *, is_required: bool) -> Marker:

@@ -85,7 +85,9 @@ class Session:
 
         Raises ``GrammarError`` when the text cannot be closed within its budget.
         """
-        self._free = free_text(self.spec, self.compiled.tools, self.vocabulary, self.prompt_tail)
+        self._free = free_text(
+            self.spec, self.compiled.tools, self.vocabulary, self.stops, self.prompt_tail
+        )
         if self.spec.finish == "valid":
             self._check_budget()
         if self._free is None:
@@ -370,7 +372,7 @@ class Session:
             return Accepted([*appended, *decision.then], decision.instead is not None, is_over)
         replaced, appended = decision.instead is not None, decision.instead or [token_id]
         surplus = self.vocabulary.encode(decision.surplus) if decision.surplus else []
-        if decision.surplus == self.vocabulary.texts[token_id]:
+        if surplus and decision.surplus == self.vocabulary.texts[token_id]:
             surplus = [token_id]  # all of it: the mask has allowed it as it is
         if surplus and not self._reads(surplus):
             # What the token spells beyond the free text is not allowed: only the rest of it stays.
