@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, overload
 from radixrt.protocol import TokenTrace
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 _COLOURS = {"sampled": "", "forced": "#8a8a8a", "steered": "#c77800", "healed": "#3f7fbf"}
 _HEADINGS = ("token", "how", "allowed", "removed", "logprob")
@@ -75,17 +75,18 @@ class Explanation(Sequence[TokenTrace]):
             return
         print(self, file=file or sys.stdout)
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, caption=self.summary, caption_justify="left")
+        table = Table(box=None, pad_edge=False)
         for column, heading in enumerate(_HEADINGS):
             table.add_column(heading, justify="left" if column < 2 else "right")
         for token in self.tokens:
             style = _COLOURS[token.kind] or "default"
             table.add_row(*(Text(cell, style=style) for cell in _row(token)))
-        return table
+        return Group(table, Text(self.summary))
 
     def _repr_html_(self) -> str:
         """The text, each token with a tooltip; the darker, the more the mask removed."""
