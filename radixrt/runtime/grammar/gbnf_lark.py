@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from radixrt.runtime.grammar.automaton import Automaton
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.gbnf import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Text
 
@@ -28,17 +29,12 @@ def to_lark(rules: Rules) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Terminal:
-    """A part of the grammar that is matched as one piece; sets of characters as bits of atoms.
-
-    ``chars`` are all it contains, ``more`` those that can go on after a complete match.
-    """
+    """A part of the grammar that is matched as one piece; sets of characters as bits of atoms."""
 
     node: Node
     pattern: str
     first: int
-    chars: int
-    more: int
-    is_single: bool
+    automaton: Automaton
     follow: int = 0
 
 
@@ -58,7 +54,8 @@ class _Converter:
     atoms: list[tuple[int, int]] = field(default_factory=list)
     kept: list[Node] = field(default_factory=list)
     _patterns: dict[int, str | None] = field(default_factory=dict)
-    _bits: dict[int, int] = field(default_factory=dict)
+    _automata: dict[str, Automaton] = field(default_factory=dict)
+    _conflicts: dict[tuple[str, str], int] = field(default_factory=dict)
     _split: dict[int, Node] = field(default_factory=dict)
     _recursive: set[str] = field(default_factory=set)
 
@@ -70,10 +67,30 @@ class _Converter:
         self.atoms = _atoms(self.rules)
         while True:
             terminals = self._terminals()
-            conflict = _conflict(list(terminals.values()))
+            conflict = self._conflict(list(terminals.values()))
             if conflict is None:
                 return self._write(terminals)
             self.apart.add(id(conflict.node))
+
+    def _conflict(self, terminals: list[_Terminal]) -> _Terminal | None:
+        """Return a terminal that could swallow what should follow itself or a terminal that can
+        stand where it stands: the lexer would go on with it."""
+        by_pattern: dict[str, _Terminal] = {}
+        follow: dict[str, int] = {}
+        for terminal in terminals:
+            by_pattern[terminal.pattern] = terminal
+            follow[terminal.pattern] = follow.get(terminal.pattern, 0) | terminal.follow
+        for greedy in terminals:
+            for pattern, other in by_pattern.items():
+                if other.first & greedy.first and follow[pattern] & self._goes_on(greedy, other):
+                    return greedy
+        return None
+
+    def _goes_on(self, greedy: _Terminal, other: _Terminal) -> int:
+        key = greedy.pattern, other.pattern
+        if key not in self._conflicts:
+            self._conflicts[key] = greedy.automaton.goes_on_after(other.automaton)
+        return self._conflicts[key]
 
     # ------------------------------------------------------------ terminals
 
@@ -134,10 +151,11 @@ class _Converter:
         if self._is_terminal(node):
             pattern = self._pattern(node)
             assert pattern is not None
-            first, chars = self._first(node), self._chars(node)
-            is_single = isinstance(node, Chars) or (isinstance(node, Text) and len(node.text) == 1)
-            more = self._more(node)
-            terminals[id(node)] = _Terminal(node, pattern, first, chars, more, is_single)
+            if pattern not in self._automata:
+                self._automata[pattern] = Automaton(node, self.rules, self._atoms_of)
+            terminals[id(node)] = _Terminal(
+                node, pattern, self._first(node), self._automata[pattern]
+            )
             return
         node = self._taken_apart(node)
         if isinstance(node, Seq | Alt):
@@ -269,53 +287,6 @@ class _Converter:
                 break
         return first
 
-    def _chars(self, node: Node) -> int:
-        """The characters that a regular part can contain."""
-        if id(node) in self._bits:
-            return self._bits[id(node)]
-        if isinstance(node, Text):
-            found = self._atoms_of(tuple((ord(char), ord(char)) for char in node.text))
-        elif isinstance(node, Chars):
-            found = self._atoms_of(node.ranges)
-        elif isinstance(node, Ref):
-            found = self._chars(self.rules[node.name])
-        elif isinstance(node, Repeat):
-            found = self._chars(node.item)
-        else:
-            found = _union(map(self._chars, node.items))
-        self._bits[id(node)] = found
-        return found
-
-    def _more(self, node: Node) -> int:
-        """The characters that can go on after a complete match of a regular part; all that it
-        contains where one character does not decide which part of it comes next."""
-        if isinstance(node, Text | Chars):
-            return 0
-        if isinstance(node, Ref):
-            return self._more(self.rules[node.name])
-        if isinstance(node, Alt):
-            firsts = [self._first(item) for item in node.items]
-            if sum(first.bit_count() for first in firsts) != _union(firsts).bit_count():
-                return self._chars(node)
-            return _union(map(self._more, node.items))
-        if isinstance(node, Repeat):
-            again = self._first(node.item)
-            more = self._more(node.item)
-            if more & again or self._nullable(node.item):
-                return self._chars(node)
-            return more if node.most == 1 else more | again
-        more, first, can_end = 0, 0, True  # of the items after
-        for item in reversed(node.items):
-            nullable, begins = self._nullable(item), self._first(item)
-            goes_on = self._more(item) | (begins if nullable else 0)
-            if goes_on & first:
-                return self._chars(node)
-            if can_end:
-                more |= goes_on
-            first = begins | (first if nullable else 0)
-            can_end = can_end and nullable
-        return more
-
     def _atoms_of(self, ranges: tuple[tuple[int, int], ...]) -> int:
         return _union(
             1 << index
@@ -353,23 +324,6 @@ class _Converter:
         if isinstance(node, Seq):
             return " ".join(parts) if parts else '""'
         return "(" + " | ".join(parts) + ")"
-
-
-def _conflict(terminals: list[_Terminal]) -> _Terminal | None:
-    """Return a terminal that could swallow what should follow itself or a terminal that can stand
-    where it stands; the lexer would go on with it."""
-    follow: dict[str, int] = {}
-    for terminal in terminals:
-        follow[terminal.pattern] = follow.get(terminal.pattern, 0) | terminal.follow
-    first = {terminal.pattern: terminal.first for terminal in terminals}
-    for greedy in terminals:
-        if greedy.is_single:
-            continue
-        for pattern, after in follow.items():
-            swallows = greedy.more if pattern == greedy.pattern else greedy.chars
-            if first[pattern] & greedy.first and after & swallows:
-                return greedy
-    return None
 
 
 def _reachable(rules: Rules) -> Rules:

@@ -46,7 +46,8 @@ class LlguidanceEngine:
     ) -> None:
         """``num_threads`` fill masks; None lets the engine choose."""
         text = _without_padding(tokenizer_file.read_text(encoding="utf-8"))
-        slices = [*LLTokenizer.general_slices(), *PROSE_SLICES]
+        blanks, *general = LLTokenizer.general_slices()
+        slices = [blanks, *PROSE_SLICES, *general]  # a token belongs to the first that has it
         self._tokenizer = LLTokenizer(
             text, n_vocab=vocab_size, eos_token=list(end_ids), slices=slices
         )
