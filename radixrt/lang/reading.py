@@ -99,8 +99,15 @@ def _new_type(tp: Any) -> ResultType:
     builder = FormBuilder()
     form = builder.form(tp)
     schema = dict(form.schema)
-    if builder.definitions:
-        schema["$defs"] = builder.definitions
+    definitions = dict(builder.definitions)
+    if "$ref" in schema:
+        # The value itself is no reference: what is at its top is what engines look at first.
+        name = schema["$ref"].rpartition("/")[2]
+        schema = dict(definitions[name])
+        if f'"#/$defs/{name}"' not in orjson.dumps(definitions).decode():
+            del definitions[name]
+    if definitions:
+        schema["$defs"] = definitions
     return ResultType(tp, orjson.dumps(schema).decode(), form, builder.is_exact)
 
 

@@ -227,9 +227,6 @@ def _from_type(given: type) -> Tool:
         raise InvalidArgument("tools", given, "a type as a tool has fields: use a dataclass")
     result = result_type(given)
     schema = orjson.loads(result.schema)
-    if "$ref" in schema:  # arguments are an object at the top, not a reference to one
-        definitions = schema["$defs"]
-        schema = {**definitions[schema["$ref"].rpartition("/")[2]], "$defs": definitions}
     name, description = _checked_name(given.__name__), _summary(given)
     return Tool(name, description, schema, result.read_parsed, given, result.is_exact)
 
