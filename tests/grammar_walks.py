@@ -44,8 +44,8 @@ def session_of(
 
 
 def walk(session: Session, rng: np.random.Generator, script: Sequence[int] = ()) -> list[int]:
-    """Generate to the end: the tokens of ``script`` first, then uniformly from the masks (from all
-    tokens where there is none). Returns all tokens."""
+    """Generate to the end: the tokens of ``script`` as far as they are allowed, then uniformly from
+    the masks (from all tokens where there is none). Returns all tokens."""
     vocabulary = session.vocabulary
     bitmask = np.zeros(-(-len(vocabulary) // 32), np.int32)
     accepted = session.start()
@@ -58,10 +58,9 @@ def walk(session: Session, rng: np.random.Generator, script: Sequence[int] = ())
             session.restrict(bitmask)
             ids = allowed_ids(bitmask, len(vocabulary))
         token = next(given, None)
-        if token is None:
+        if token is None or token not in ids:
+            given = iter(())
             token = int(ids[rng.integers(len(ids))])
-        else:
-            assert token in ids
         accepted = session.accept(token, 0.0, 0.0)
         tokens += accepted.token_ids
         assert tokens == session.token_ids
