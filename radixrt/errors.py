@@ -19,6 +19,7 @@ RadixError
 │   ├── DeadlineExceeded              not finished in time
 │   ├── EngineFault                   the engine process died or raised
 │   ├── BranchFailed                  an earlier operation of the same branch failed
+│   ├── ConstraintFailed              a constraint that its engine gave up on, or is too slow for
 │   ├── ValueRefused                  no attempt gave a value that its type or schema accepts
 │   └── BadRequest                    the runtime refused the call's arguments
 └── ProgramError                      the first failure of a branch, with op and line
@@ -138,6 +139,12 @@ class BranchFailed(CallFailed):
     code = "branch_failed"
 
 
+class ConstraintFailed(CallFailed):
+    """The engine that enforces a constraint gave up on it: too many states, or too slow."""
+
+    code = "constraint"
+
+
 class ValueRefused(CallFailed):
     """A value was generated, and refused by its type's own code or its schema, as often as was
     allowed; the message has the last reason."""
@@ -162,6 +169,7 @@ FAILURES: dict[str, type[CallFailed]] = {
         DeadlineExceeded,
         EngineFault,
         BranchFailed,
+        ConstraintFailed,
         ValueRefused,
         BadRequest,
     )

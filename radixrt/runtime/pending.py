@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from radixrt.errors import ValueRefused
 from radixrt.runtime.constrained import end_request, sampled_message
 from radixrt.runtime.grammar.base import GrammarError, GrammarTimeout
 from radixrt.runtime.grammar.exclusion import Exclusion
@@ -192,7 +193,7 @@ class PendingCalls:
             elif session.attempts > session.spec.retries:
                 self._refuse(
                     request,
-                    "constraint",
+                    ValueRefused.code,
                     f"no valid text in {session.attempts} attempts: {failure.message}; allow more "
                     "retries or change the schema",
                 )

@@ -137,6 +137,15 @@ def test_a_value_that_is_never_accepted_is_a_typed_error(backend: rt.Backend) ->
     assert isinstance(caught.value.cause, rt.ValueRefused)
 
 
+def test_a_schema_that_no_value_satisfies_ends_the_same_way(backend: rt.Backend) -> None:
+    schema = {"type": "string", "maxLength": 2, "not": {"type": "string"}}
+    with pytest.raises(rt.ProgramError, match="no valid text in 2 attempts") as caught:
+        ask.run("Text: ", json_schema=schema, retries=1, max_tokens=20, backend=backend)
+    assert isinstance(caught.value.cause, rt.ValueRefused)
+    with pytest.raises(rt.ProgramError, match=r"strict=True.*not at /"):
+        ask.run("Text: ", json_schema=schema, strict=True, max_tokens=20, backend=backend)
+
+
 def test_an_even_number_is_found(backend: rt.Backend) -> None:
     state = ask.run("A number: ", type=Even, retries=20, max_tokens=30, seed=3, backend=backend)
     assert state["x"].number % 2 == 0

@@ -109,3 +109,5 @@ class Workers:
             if job.is_abandoned:
                 self._num_abandoned -= 1
                 return  # another thread has taken its place
+            # A waiting thread holds nothing: an error that was raised knows the engine's frames.
+            del job
