@@ -72,7 +72,8 @@ class Admission:
         kv.adopt(request)
         self._outstanding += self._pages_expected(request) - int(self.slots.num_pages[slot])
         if request.cached < 0:
-            request.cached = int(self.slots.num_computed[slot])
+            # Tokens that a constraint forces may be there already; they are no prompt.
+            request.cached = min(int(self.slots.num_computed[slot]), request.prompt_len)
             request.evicted = kv.num_evicted(request, request.cached)
         self.growth_share = max(self.min_share, self.growth_share * self.decay)
         return True

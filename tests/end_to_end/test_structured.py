@@ -258,6 +258,13 @@ def test_every_token_is_explained_and_every_field_scored(backend: rt.Backend) ->
     }
 
 
+def test_a_prompt_is_cached_or_computed_whatever_is_forced_after_it(backend: rt.Backend) -> None:
+    for _ in range(2):
+        info = ask.run(ORDER, type=Person, temperature=0, backend=backend).meta("x")
+        assert info["cached_tokens"] + info["computed_tokens"] == info["prompt_tokens"]
+    assert info["cached_tokens"] >= info["prompt_tokens"] - 1
+
+
 def test_fields_may_be_sampled_differently(backend: rt.Backend) -> None:
     fields = {"/age": {"temperature": 8.0}}
     options = {"type": Named, "spaced": True, "temperature": 0, "max_tokens": 60, "fields": fields}
