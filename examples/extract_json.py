@@ -26,7 +26,7 @@ def schema(keys: list[str]) -> dict[str, Any]:
 @rt.function
 def extract(s, kind, keys, text):
     s += f"Extract the {kind} as JSON with the keys {', '.join(keys)}.\nText: {text}\nJSON:"
-    s += rt.gen("record", max_tokens=120, temperature=0, json_schema=schema(keys))
+    s += rt.gen("record", max_tokens=120, temperature=0, json_schema=schema(keys), spaced=True)
     return json.loads(s["record"])
 
 

@@ -19,6 +19,8 @@ RadixError
 │   ├── DeadlineExceeded              not finished in time
 │   ├── EngineFault                   the engine process died or raised
 │   ├── BranchFailed                  an earlier operation of the same branch failed
+│   ├── ConstraintFailed              a constraint that its engine gave up on, or is too slow for
+│   ├── ValueRefused                  no attempt gave a value that its type or schema accepts
 │   └── BadRequest                    the runtime refused the call's arguments
 └── ProgramError                      the first failure of a branch, with op and line
 """
@@ -137,6 +139,19 @@ class BranchFailed(CallFailed):
     code = "branch_failed"
 
 
+class ConstraintFailed(CallFailed):
+    """The engine that enforces a constraint gave up on it: too many states, or too slow."""
+
+    code = "constraint"
+
+
+class ValueRefused(CallFailed):
+    """A value was generated, and refused by its type's own code or its schema, as often as was
+    allowed; the message has the last reason."""
+
+    code = "value_refused"
+
+
 class BadRequest(CallFailed):
     """The runtime refused the call's arguments."""
 
@@ -154,6 +169,8 @@ FAILURES: dict[str, type[CallFailed]] = {
         DeadlineExceeded,
         EngineFault,
         BranchFailed,
+        ConstraintFailed,
+        ValueRefused,
         BadRequest,
     )
 }
@@ -181,5 +198,8 @@ class ProgramError(RadixError):
 
 
 def _shorten(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # nested too deeply to be shown
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -34,10 +34,12 @@ class Part:
     """A piece of a branch's prompt.
 
     ``text`` is tokenized on its own; ``tokens`` are taken as they are; ``role_begin`` and
-    ``role_end`` (``text`` names the role) are rendered with the model's chat template.
+    ``role_end`` (``text`` names the role) are rendered with the model's chat template. ``tools``
+    (``text`` is a JSON array of definitions in OpenAI's form) hands the template the tools of the
+    messages that follow; it stands before the first of them.
     """
 
-    kind: Literal["text", "tokens", "role_begin", "role_end"]
+    kind: Literal["text", "tokens", "role_begin", "role_end", "tools"]
     text: str = ""
     token_ids: tuple[int, ...] = ()
 
@@ -74,11 +76,111 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Constraint:
-    """What a generation must match: the text of a regex, a JSON schema or a grammar."""
+class FieldSampling:
+    """Sampling of one field of a JSON value; None leaves the call's own.
 
-    kind: Literal["regex", "json_schema", "grammar"]
+    ``pointer`` is a JSON pointer into the value, with ``*`` for any item of an array or any key;
+    ``max_tokens`` bounds the field's own tokens: it is closed when they are used up.
+    """
+
+    pointer: str
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a generation must match.
+
+    ``text`` is, by ``kind``: a regular expression; a JSON array of strings (``choices``); a JSON
+    schema; a Lark grammar (``grammar``); a grammar in llama.cpp's (``gbnf``) or in SGLang's
+    (``ebnf``) dialect; or for ``tools`` the JSON object ``{"tools": [{"name", "description",
+    "parameters"}], "choice": "auto" | "required" | name, "format": "auto" | "hermes" | "llama" |
+    "mistral", "parallel": bool, "answer": schema of an answer instead of calls}``.
+
+    * ``finish``: ``valid`` closes the text within ``max_tokens`` or refuses the call before it
+      generates; ``cut`` ends it where the tokens end. None is ``cut`` for a regex, else ``valid``.
+    * ``strict``: refuse a schema that the grammar does not enforce in full.
+    * ``indent``: None is compact JSON, a number a line an item with so many blanks a level.
+    * ``spaced``: JSON on one line with a blank after each comma and colon, as Python writes it.
+    * ``any_order``: properties may come in any order.
+    * ``retries``: how often a value that fails the final validation is generated again.
+    * ``after``: the constraint begins after this text (``</think>``); what is before is free.
+    * ``fields``: sampling of single fields of a JSON value.
+    * ``exclude``: texts of whole values that are not to be generated (again).
+    * ``jump_forward``: append tokens that are the only possible ones without sampling.
+    """
+
+    kind: Literal["regex", "choices", "json_schema", "grammar", "gbnf", "ebnf", "tools"]
     text: str
+    finish: Literal["valid", "cut"] | None = None
+    strict: bool = False
+    indent: int | None = None
+    any_order: bool = False
+    retries: int = 3
+    after: str = ""
+    fields: tuple[FieldSampling, ...] = ()
+    exclude: tuple[str, ...] = ()
+    jump_forward: bool = True
+    spaced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordStatus:
+    """What became of a keyword of a JSON schema at ``pointer`` (of the schema object it is in).
+
+    ``enforced``: by the grammar, token by token; ``checked``: on the finished value; ``ignored``:
+    neither the engine nor the validator knows it.
+    """
+
+    pointer: str
+    keyword: str
+    status: Literal["enforced", "checked", "ignored"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldScore:
+    """Log probability of one scalar of a JSON value, characters ``[start, end)`` of the text.
+
+    ``logprob`` adds up its ``num_tokens`` tokens under the constraint: a forced token counts 0.
+    """
+
+    pointer: str
+    start: int
+    end: int
+    logprob: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTrace:
+    """One token of a constrained generation.
+
+    ``kind``: ``sampled``; ``forced``: the only possible one, appended without sampling;
+    ``steered``: chosen to close the text within its budget; ``healed``: it spells the end of the
+    prompt again. ``allowed`` counts the tokens the mask left, ``removed_mass`` is the probability
+    it took away; ``logprob`` is natural log under the mask.
+    """
+
+    token_id: int
+    text: str
+    kind: Literal["sampled", "forced", "steered", "healed"]
+    allowed: int
+    removed_mass: float
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call, characters ``[start, end)`` of the text. ``arguments`` is JSON text."""
+
+    name: str
+    arguments: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +197,8 @@ class Usage:
     """Token counts of one call. ``prompt = cached + computed`` for a call that ran to its end.
 
     ``evicted`` counts prompt tokens of this branch that had been computed before and were computed
-    again because their pages were evicted meanwhile.
+    again because their pages were evicted meanwhile. ``forced_tokens`` of the completion were the
+    only possible ones and appended without sampling.
     """
 
     prompt_tokens: int = 0
@@ -103,6 +206,7 @@ class Usage:
     computed_tokens: int = 0
     evicted_tokens: int = 0
     completion_tokens: int = 0
+    forced_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +220,26 @@ class FinishReason:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One generated text. ``logprobs``/``top_logprobs`` are empty unless they were asked for."""
+    """One generated text. ``logprobs``/``top_logprobs`` are empty unless they were asked for.
+
+    Under a constraint: ``enforcement`` and ``warnings`` say what the grammar could do of a schema,
+    ``field_scores`` are there with ``return_logprob``, ``fields`` or ``trace``, ``trace`` when it
+    was asked for, ``tool_calls`` and ``tool_format`` under ``tools``. ``attempts`` > 1: so many
+    times the value, or a part of it, was generated until it was valid.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] = ()
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    enforcement: tuple[KeywordStatus, ...] = ()
+    warnings: tuple[str, ...] = ()
+    field_scores: tuple[FieldScore, ...] = ()
+    trace: tuple[TokenTrace, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_format: str = ""
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +319,11 @@ class Generate:
     ``Credit``; text that had no credit is merged into the next chunk). ``deadline_s`` bounds the
     call from its arrival; None means the runtime's own bound. ``pause_s`` is how long the client
     expects the branch to be idle afterwards, None when it does not know: a hint for the cache.
+
+    ``heal`` lets the first token span the end of the prompt: the prompt's last token is taken back
+    and its text is generated again as the beginning of a token that may be longer. ``trace`` asks
+    for ``Output.trace``. The text of a schema that is checked rather than enforced is streamed when
+    it is known to be valid, in one chunk.
     """
 
     call: int
@@ -212,6 +334,8 @@ class Generate:
     credit: int = 1_000_000
     deadline_s: float | None = None
     pause_s: float | None = None
+    heal: bool = False
+    trace: bool = False
 
 
 Method = Literal["token_length_normalized", "greedy_token_selection", "unconditional_likelihood"]
@@ -220,14 +344,19 @@ Method = Literal["token_length_normalized", "greedy_token_selection", "unconditi
 @dataclass(frozen=True, slots=True)
 class Select:
     """Choose one of ``options`` by likelihood and append it to the branch. ``pause_s`` as of
-    ``Generate``."""
+    ``Generate``.
+
+    An option that is a constraint stands for the most likely text under it (greedy, at most
+    ``max_tokens``); all options are then scored together.
+    """
 
     call: int
     branch: int
-    options: tuple[str, ...]
+    options: tuple[str | Constraint, ...]
     method: Method = "token_length_normalized"
     deadline_s: float | None = None
     pause_s: float | None = None
+    max_tokens: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +507,7 @@ class Chosen:
     logprobs: tuple[tuple[TokenLogprob, ...], ...]
     usage: Usage
     unconditional: tuple[tuple[TokenLogprob, ...], ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

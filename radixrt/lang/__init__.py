@@ -53,11 +53,14 @@ from radixrt.lang.roles import (
     system,
     system_begin,
     system_end,
+    tool,
+    tools,
     user,
     user_begin,
     user_end,
 )
 from radixrt.lang.state import ProgramState
+from radixrt.lang.toolset import ToolCall, ToolCalls
 
 __all__ = [
     "Backend",
@@ -69,6 +72,8 @@ __all__ = [
     "ProgramStateGroup",
     "Runtime",
     "RuntimeEndpoint",
+    "ToolCall",
+    "ToolCalls",
     "assistant",
     "assistant_begin",
     "assistant_end",
@@ -92,6 +97,8 @@ __all__ = [
     "system_begin",
     "system_end",
     "token_length_normalized",
+    "tool",
+    "tools",
     "unconditional_likelihood_normalized",
     "user",
     "user_begin",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypedDict, Unpack, overload
-
-import orjson
 
 from radixrt.errors import InvalidArgument, Unsupported
 from radixrt.lang.choices import ChoicesMethod, token_length_normalized
 from radixrt.lang.choices import choices_method as _choices_method
+from radixrt.lang.constraints import Finish, How, Syntax, What, option
 from radixrt.lang.nodes import Choice, Expr, Gen
 from radixrt.lang.program import Function
-from radixrt.lang.sampling import check_text, sampling_options, strings
+from radixrt.lang.reading import result_type
+from radixrt.lang.sampling import sampling_options
 from radixrt.lang.source import caller
+from radixrt.lang.toolset import ToolFormat
 from radixrt.lang.typed import typed
 from radixrt.protocol import Constraint
+
+_NOT_GIVEN: Any = object()
+"""``type=None`` is a type."""
 
 
 @overload
@@ -86,11 +91,30 @@ def gen(
     top_logprobs_num: int | None = None,
     return_text_in_logprobs: bool | None = None,
     dtype: type | str | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[Any] | None = None,
     choices_method: ChoicesMethod | str | None = None,
-    regex: str | None = None,
+    regex: str | re.Pattern[str] | None = None,
     json_schema: str | Mapping[str, Any] | type | None = None,
     *,
+    type: Any = _NOT_GIVEN,
+    grammar: str | None = None,
+    syntax: Syntax | None = None,
+    tools: Sequence[Any] | None = None,
+    tool_choice: str | None = None,
+    tool_format: ToolFormat | None = None,
+    parallel: bool | None = None,
+    finish: Finish | None = None,
+    strict: bool | None = None,
+    indent: int | None = None,
+    spaced: bool | None = None,
+    any_order: bool | None = None,
+    retries: int | None = None,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+    after: str | None = None,
+    reasoning: bool | None = None,
+    jump_forward: bool | None = None,
+    heal: bool = False,
+    trace: bool = False,
     repetition_penalty: float | None = None,
     logit_bias: Mapping[int, float] | None = None,
     seed: int | None = None,
@@ -105,30 +129,71 @@ def gen(
     ``top_logprobs_num`` adds ``output_top_logprobs``, ``logprob_start_len`` ≥ 0 adds
     ``input_token_logprobs`` from that position on. ``deadline`` bounds the generation in seconds.
 
-    At most one of these constrains what is generated: ``dtype`` (int, float, bool or str; the
-    variable has that type, a str without its quotes), ``regex``, ``json_schema`` (JSON text, a
-    mapping, or a class with ``model_json_schema()``), or ``choices``, which makes it a ``select``.
+    At most one of these constrains what is generated:
+
+    * ``type``: a pydantic model, dataclass, TypedDict, NamedTuple, Enum, Literal, Union, list,
+      tuple, dict or scalar; JSON is generated and the variable is an instance.
+    * ``dtype``: int, float, bool or str as plain text; a str is generated in quotes.
+    * ``regex``; ``json_schema``: JSON text, a mapping or a pydantic model, the variable is text.
+    * ``grammar``: Lark, or GBNF and EBNF as llama.cpp and SGLang write them (``syntax`` says which
+      where the text does not).
+    * ``tools``: functions, types or schemas; the variable is a ``ToolCalls``. ``tool_choice`` is
+      auto (free text until the model calls), required or a tool's name; ``tool_format`` overrides
+      what the model's template says; ``parallel=False`` allows one call. With ``type`` beside it
+      the model either calls or answers with an instance.
+    * ``choices``, which makes it a ``select``.
+
+    How a constraint is applied: ``finish="valid"`` closes the text within ``max_tokens`` (the
+    default but for regexes), ``"cut"`` ends it where the tokens end; ``strict`` refuses schemas
+    that cannot be enforced token by token; JSON is compact, ``spaced`` puts a blank after commas
+    and colons, ``indent`` asks for lines; ``any_order`` allows properties in any order; ``retries``
+    bounds how often a value that a validator refuses is generated again; ``fields`` samples single
+    fields differently, by JSON pointer (``{"/reason": {"temperature": 0.8}}``); ``after`` leaves
+    the text up to a marker free, ``reasoning=True`` that up to ``</think>``;
+    ``jump_forward=False`` samples also what is certain.
+
+    ``heal`` lets the first token begin before the end of the prompt. ``trace`` keeps, for
+    ``explain``, how each token came about.
 
     Raises ``InvalidArgument`` at once for values that cannot be used.
     """
     _check_name(name)
+    how = How(
+        finish=finish,
+        strict=strict,
+        indent=indent,
+        spaced=spaced,
+        any_order=any_order,
+        retries=retries,
+        after=after,
+        reasoning=reasoning,
+        fields=fields,
+        jump_forward=jump_forward,
+    )
+    is_typed = type is not _NOT_GIVEN
+    what = What(
+        regex=regex,
+        json_schema=json_schema,
+        grammar=grammar,
+        syntax=syntax,
+        type=type,
+        is_typed=is_typed,
+        tools=tools,
+        tool_choice=tool_choice,
+        tool_format=tool_format,
+        parallel=parallel,
+    )
     if choices is not None:
-        if regex is not None or json_schema is not None or dtype is not None:
-            raise InvalidArgument("choices", choices, "leave out dtype, regex and json_schema")
+        what.refuse_beside("choices", choices, *(["dtype"] if dtype is not None else []))
+        how.require_none("choices are selected among, not generated; leave it out")
         return _select(name, choices, temperature, choices_method, deadline)
-    constraints = {"dtype": dtype, "regex": regex, "json_schema": json_schema}
-    given = [argument for argument, value in constraints.items() if value is not None]
-    if len(given) > 1:
-        way_out = f"leave out {' and '.join(given[1:])}"
-        raise InvalidArgument(given[0], constraints[given[0]], way_out)
     python_type = None if dtype is None else typed(dtype)
-    constraint = None
     if python_type is not None:
-        constraint = Constraint("regex", python_type.regex)
-    elif regex is not None:
-        constraint = Constraint("regex", _text("regex", regex))
-    elif json_schema is not None:
-        constraint = Constraint("json_schema", _schema(json_schema))
+        what.refuse_beside("dtype", dtype)
+        constraint: Constraint | None = how.apply("regex", python_type.regex)
+        reading = None
+    else:
+        constraint, reading = what.build(how)
     sampling = sampling_options(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
@@ -151,7 +216,17 @@ def gen(
         top_logprobs_num=top_logprobs_num,
         return_text_in_logprobs=return_text_in_logprobs,
     )
-    return Gen(name, sampling, caller(), constraint, python_type, _deadline(deadline))
+    return Gen(
+        name,
+        sampling,
+        caller(),
+        constraint,
+        python_type,
+        _deadline(deadline),
+        reading,
+        heal=_flag("heal", heal),
+        trace=_flag("trace", trace),
+    )
 
 
 def gen_int(
@@ -171,21 +246,25 @@ def gen_string(
 
 def select(
     name: str | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[Any] | None = None,
     temperature: float = 0.0,
     choices_method: ChoicesMethod | str = token_length_normalized,
     *,
+    max_tokens: int = 64,
     deadline: float | None = None,
 ) -> Choice:
     """Return an expression that appends the likeliest of ``choices`` and keeps it as ``name``.
+
+    A choice is a string, a compiled regex (``re.compile``) or a type: the last two stand for the
+    likeliest text under them, of at most ``max_tokens`` tokens, and a chosen type for its instance.
 
     One message whatever the number of choices. ``choices_method`` says what is compared;
     ``get_meta_info`` has the scores. Selection is deterministic: ``temperature`` stays 0.
     """
     _check_name(name)
     if choices is None:
-        raise InvalidArgument("choices", choices, "give a list of strings")
-    return _select(name, choices, temperature, choices_method, deadline)
+        raise InvalidArgument("choices", choices, "give a list of strings, regexes or types")
+    return _select(name, choices, temperature, choices_method, deadline, max_tokens)
 
 
 def image(expr: object) -> NoReturn:
@@ -208,19 +287,34 @@ def separate_reasoning(expr: Expr | None = None, model_type: str | None = None) 
 
 def _select(
     name: str | None,
-    choices: Sequence[str],
+    choices: Sequence[Any],
     temperature: float | None,
     method: ChoicesMethod | str | None,
     deadline: float | None,
+    max_tokens: int = 64,
 ) -> Choice:
     if temperature is not None and not 0.0 <= temperature <= 1e-5:
         raise InvalidArgument("temperature", temperature, "selection is deterministic; leave it 0")
-    if isinstance(choices, str):
-        raise InvalidArgument("choices", choices, "give a list of strings")
-    options = strings("choices", choices)
+    if isinstance(choices, str | Mapping) or not isinstance(choices, Iterable):
+        raise InvalidArgument("choices", choices, "give a list of strings, regexes or types")
+    given = list(choices)
+    options = tuple(option(choice) for choice in given)
     if not options:
         raise InvalidArgument("choices", choices, "give at least one")
-    return Choice(name, options, _choices_method(method), caller(), _deadline(deadline))
+    readings = {
+        index: result_type(given[index])
+        for index, item in enumerate(options)
+        if isinstance(item, Constraint) and item.kind == "json_schema"
+    }
+    return Choice(
+        name,
+        options,
+        _choices_method(method),
+        caller(),
+        _deadline(deadline),
+        sampling_options(max_tokens=max_tokens).max_tokens or 64,
+        readings,
+    )
 
 
 def _check_name(name: object) -> None:
@@ -228,23 +322,10 @@ def _check_name(name: object) -> None:
         raise InvalidArgument("name", name, "use a string")
 
 
-def _text(argument: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidArgument(argument, value, "use a non-empty string")
-    return check_text(argument, value)
-
-
-def _schema(schema: object) -> str:
-    if hasattr(schema, "model_json_schema"):
-        schema = schema.model_json_schema()
-    try:
-        if isinstance(schema, Mapping):
-            return orjson.dumps(dict(schema)).decode()
-        orjson.loads(_text("json_schema", schema))
-    except (TypeError, orjson.JSONDecodeError) as error:
-        raise InvalidArgument("json_schema", schema, f"it is not JSON: {error}") from None
-    assert isinstance(schema, str)
-    return schema
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument(name, value, "use True or False")
+    return value
 
 
 def _deadline(deadline: float | None) -> float | None:

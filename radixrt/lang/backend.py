@@ -18,6 +18,9 @@ from radixrt.lang.explain import Explanation, explanation
 from radixrt.protocol import Explain, Flush, ModelInfo, Reply, Restore, Save, Stats
 from radixrt.transport import Transport, ZmqTransport
 
+_MAX_CHECKS = 8
+"""Values that types with code of their own read at the same time."""
+
 _MAX_BODIES = 64
 """Bodies of ``arun`` that run at the same time; more wait for a thread."""
 
@@ -36,6 +39,7 @@ class Backend:
         self.client = Client(transport, timeout_s=timeout_s)
         self._lock = threading.Lock()
         self._bodies: ThreadPoolExecutor | None = None
+        self._checks: ThreadPoolExecutor | None = None
         self._closers: list[Callable[[], None]] = [self.client.close]
         self._finalizer = weakref.finalize(self, _close_elsewhere, self._closers)
         self._finalizer.atexit = False
@@ -58,6 +62,14 @@ class Backend:
             if self._bodies is None:
                 self._bodies = ThreadPoolExecutor(_MAX_BODIES, "radixrt-body")
             return self._bodies
+
+    @property
+    def checks(self) -> ThreadPoolExecutor:
+        """The threads on which types read what was generated for them."""
+        with self._lock:
+            if self._checks is None:
+                self._checks = ThreadPoolExecutor(_MAX_CHECKS, "radixrt-check")
+            return self._checks
 
     def get_model_name(self) -> str:
         """Return the name of the model that is served."""
@@ -108,9 +120,10 @@ class Backend:
         while self._closers:
             self._closers.pop(0)()
         with self._lock:
-            if self._bodies is not None:
-                self._bodies.shutdown(wait=False, cancel_futures=True)
-                self._bodies = None
+            for pool in (self._bodies, self._checks):
+                if pool is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+            self._bodies = self._checks = None
 
     close = shutdown
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
 
-from radixrt.errors import Cancelled, RadixError
-from radixrt.lang.call import Call, Signal
+from radixrt.errors import BranchFailed, Cancelled, DeadlineExceeded, RadixError
+from radixrt.lang.call import Call, Signal, wait_until
+from radixrt.lang.checked import Attempts, Check, CheckedCall, Mark
 from radixrt.lang.client import Client
 from radixrt.lang.source import Where
 from radixrt.protocol import (
@@ -67,6 +71,8 @@ class Branch:
         self._last: tuple[Where, Call] | None = None
         self._end_error: RadixError | None = None
         self._refusal: RadixError | None = None
+        self._poison: RadixError | None = None
+        self._unchecked: CheckedCall | None = None
 
     @property
     def signal(self) -> Signal:
@@ -108,7 +114,10 @@ class Branch:
         stream: bool,
         deadline_s: float | None,
         site: Where,
+        heal: bool = False,
+        trace: bool = False,
     ) -> Call:
+        self._await_check()
         call = self._client.new_call(Finished, self._signal)
         message = Generate(
             call.id,
@@ -119,28 +128,76 @@ class Branch:
             credit=STREAM_CREDIT if stream else 0,
             deadline_s=deadline_s,
             pause_s=self._went_on(site, call),
+            heal=heal,
+            trace=trace,
         )
         self._send([message], call)
         return call
 
+    def generate_checked(
+        self,
+        message: Callable[[Constraint], Generate],
+        constraint: Constraint,
+        check: Check,
+        executor: Executor,
+        deadline: float | None,
+    ) -> CheckedCall:
+        """Generate until ``check`` accepts a result, at most ``constraint.retries`` times again.
+
+        ``message`` makes a generation; its call and branch are filled in here. Operations that come
+        after it wait until it has ended.
+        """
+        client, call = self._client, CheckedCall(self._signal, deadline)
+        mark = Mark(client.new_id())
+
+        def attempt_of(constraint: Constraint) -> tuple[Call, Generate]:
+            attempt = client.new_call(Finished, Signal())
+            return attempt, replace(message(constraint), call=attempt.id)
+
+        def again(constraint: Constraint) -> Call:
+            attempt, generate = attempt_of(constraint)
+            self._rewind(mark, attempt, generate)
+            return attempt
+
+        attempt, generate = attempt_of(constraint)
+        self._await_check()
+        operations: list[ToRuntime] = [
+            Open(mark.id, self._id),
+            replace(generate, branch=self._id),
+        ]
+        self._send(operations, attempt)
+        self._unchecked = call
+        Attempts(call, self, mark, constraint, check, executor, again).watch(attempt)
+        return call
+
     def select(
         self,
-        options: tuple[str, ...],
+        options: tuple[str | Constraint, ...],
         method: Method,
         *,
         deadline_s: float | None,
         site: Where,
+        max_tokens: int = 64,
     ) -> Call:
+        self._await_check()
         call = self._client.new_call(Chosen, self._signal)
-        pause_s = self._went_on(site, call)
-        self._send([Select(call.id, self._id, options, method, deadline_s, pause_s)], call)
+        message = Select(
+            call.id,
+            self._id,
+            options,
+            method,
+            deadline_s,
+            pause_s=self._went_on(site, call),
+            max_tokens=max_tokens,
+        )
+        self._send([message], call)
         return call
 
     def hold(self, ttl_s: float, priority: int) -> None:
         """Ask the runtime to keep what the branch has cached; ``ttl_s`` 0 takes it back."""
         self._send([Hold(self._id, ttl_s, priority)])
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         """Tell the runtime that what the branch alone has cached may go first."""
         self._send([Release(self._id)])
 
@@ -150,12 +207,15 @@ class Branch:
         return call
 
     def read(self) -> Call:
+        self._await_check()
         call = self._client.new_call(Reply, self._signal)
         self._send([Read(call.id, self._id)], call)
         return call
 
     def fork(self, size: int) -> list[Branch]:
-        """Return ``size`` copies of the branch as it is now; sent at once, no wait."""
+        """Return ``size`` copies of the branch as it is now; sent at once, no wait but for a value
+        that is still being checked."""
+        self._await_check()
         children = [Branch(self._client, parent=self) for _ in range(size)]
         for child in children:
             child._is_open = True
@@ -164,7 +224,17 @@ class Branch:
             self._send([Open(child._id, self._id) for child in children])
         except RadixError as error:
             self.refuse(error)
+        for child in children:
+            child._poison = self._poison
         return children
+
+    def poison(self, error: RadixError) -> None:
+        """Nothing can follow: the branch's last generation was never accepted."""
+        self._poison = error
+
+    def release(self, mark: Mark) -> None:
+        """Close a branch that was kept to go back to."""
+        self._client.retire(mark.id, mark)
 
     def grant(self, call: Call, chunks: int) -> None:
         """Let the runtime send more chunks of a streamed call."""
@@ -222,7 +292,15 @@ class Branch:
         return pauses.expected(site)
 
     def _send(self, operations: list[ToRuntime], call: Call | None = None) -> None:
-        """Send what is queued and then ``operations``, as one message."""
+        """Send what is queued and then ``operations``, as one message.
+
+        Operations name the branch's id, so whoever makes them waits for ``_await_check`` before.
+        """
+        if call is not None and self._poison is not None:
+            self._client.admit(call)
+            error = BranchFailed(f"an earlier operation of the branch failed: {self._poison}")
+            self._client.withdraw(call, error)
+            return
         if call is not None:
             self._client.admit(call)  # may wait, so not under the lock that ``close`` takes
         with self._lock:
@@ -244,6 +322,35 @@ class Branch:
                 self._calls = self._running()
                 self._calls.append(call)
             self._client.send([*messages, *operations], call)
+
+    def _rewind(self, mark: Mark, call: Call, generate: Generate) -> None:
+        """Become a copy of ``mark`` and generate there. What is queued stays queued."""
+        self._client.admit(call)
+        with self._lock:
+            if self._end_error is not None:
+                self._client.withdraw(call, self._end_error)
+                return
+            refused, self._id = self._id, self._client.new_id()
+            self._client.forget(refused)
+            self._client.watch(self._id, self)
+            self._calls = [*self._running(), call]
+            generate = replace(generate, branch=self._id)
+            self._client.send([Open(self._id, mark.id), generate, Close(refused)], call)
+
+    def _await_check(self) -> None:
+        """Wait until the value of the last generation is accepted: the next operation needs it."""
+        call = self._unchecked
+        if call is not None:
+            if not wait_until(
+                self._signal,
+                lambda: call.is_done,
+                deadline=call.deadline,
+                is_connected=lambda: self._client.is_open,
+            ):
+                error = DeadlineExceeded("it did not end within its deadline")
+                self._client.cancel([call], error)
+                self._poison = error
+            self._unchecked = None
 
     def _merge_text(self) -> None:
         if self._text:

@@ -21,22 +21,26 @@ from radixrt.errors import (
     RadixError,
 )
 from radixrt.lang.backend import Backend
-from radixrt.lang.branch import Branch
+from radixrt.lang.branch import STREAM_CREDIT, Branch
 from radixrt.lang.call import Call, Signal, wait_until, wait_until_in_loop
+from radixrt.lang.checked import CheckedCall
 from radixrt.lang.explain import Explanation, explanation
-from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text
+from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text, Tools
 from radixrt.lang.sampling import SamplingOptions, sampling_options
 from radixrt.lang.source import Where
+from radixrt.lang.token_view import TokenView
 from radixrt.lang.transcript import (
     CallStep,
     Constant,
     RoleStep,
     Scope,
     TextStep,
+    ToolsStep,
     Transcript,
     Variable,
+    read_outputs,
 )
-from radixrt.protocol import CacheUse, Span
+from radixrt.protocol import CacheUse, Constraint, Finished, Generate, Span
 
 _READ_TIMEOUT_S = 60.0
 
@@ -91,6 +95,8 @@ class Execution:
                 self._append(transcript.begin_role(node.role, where))
             case RoleEnd():
                 self._append(transcript.end_role(node.role, where))
+            case Tools():
+                self._append(ToolsStep(node.part, where))
             case Gen():
                 self._generate(node)
             case Choice():
@@ -129,7 +135,7 @@ class Execution:
             fork.abandon(error)
         self.close(error)
 
-    def _append(self, step: TextStep | RoleStep) -> None:
+    def _append(self, step: TextStep | RoleStep | ToolsStep) -> None:
         self.branch.append(step.part)
         self.transcript.steps.append(step)
         self.branch.signal.notify()
@@ -140,19 +146,57 @@ class Execution:
             stop = (*(options.stop or ()), *node.dtype.stop)
             options = sampling_options(stop=stop).over(options)
         deadline = self._earliest(node.deadline)
-        call = self.branch.generate(
-            options.resolve(),
-            node.constraint,
-            stream=self._stream,
-            deadline_s=_remaining(deadline),
-            site=node.where,
-        )
+        call: Call
+        if node.reading is not None and node.reading.needs_check:
+            call = self._generate_checked(node, options, deadline)
+        else:
+            call = self.branch.generate(
+                options.resolve(),
+                node.constraint,
+                stream=self._stream,
+                deadline_s=_remaining(deadline),
+                site=node.where,
+                heal=node.heal,
+                trace=node.trace,
+            )
         self._register(node.name, CallStep(node, call, options, deadline))
+
+    def _generate_checked(
+        self, node: Gen, options: SamplingOptions, deadline: float | None
+    ) -> CheckedCall:
+        reading, constraint, sampling = node.reading, node.constraint, options.resolve()
+        stream = self._stream
+        assert reading is not None
+        assert constraint is not None
+
+        def message(constraint: Constraint) -> Generate:
+            return Generate(
+                0,
+                0,
+                sampling,
+                constraint,
+                stream=stream,
+                credit=STREAM_CREDIT if stream else 0,
+                deadline_s=_remaining(deadline),
+                heal=node.heal,
+                trace=node.trace,
+            )
+
+        def check(result: Finished) -> list[Any]:
+            return read_outputs(reading, result)
+
+        return self.branch.generate_checked(
+            message, constraint, check, self.backend.checks, deadline
+        )
 
     def _select(self, node: Choice) -> None:
         deadline = self._earliest(node.deadline)
         call = self.branch.select(
-            node.options, node.method.wire, deadline_s=_remaining(deadline), site=node.where
+            node.options,
+            node.method.wire,
+            deadline_s=_remaining(deadline),
+            site=node.where,
+            max_tokens=node.max_tokens,
         )
         self._register(node.name, CallStep(node, call, self._defaults, deadline))
 
@@ -184,6 +228,31 @@ class Execution:
             raise InvalidArgument("name", name, "its var_scope is still open")
         self._finish_all(variable.end)
         return self.transcript.text(variable.begin, variable.end)
+
+    def raw(self, name: str) -> Any:
+        """Return the text that a variable's value was read from."""
+        variable = self.variable(name)
+        if isinstance(variable, CallStep):
+            self.finish(variable)
+            return variable.raw
+        if isinstance(variable, Constant) and variable.raw is not None:
+            return variable.raw
+        value = self.value(name)
+        if not isinstance(value, str):
+            raise InvalidArgument("name", name, "it was set by the program, not generated")
+        return value
+
+    def token_view(self, name: str) -> TokenView:
+        """Return how the tokens of a generated variable came about."""
+        variable = self.variable(name)
+        if not isinstance(variable, CallStep) or not isinstance(variable.node, Gen):
+            raise InvalidArgument("name", name, "it was not generated")
+        if not variable.node.trace:
+            raise InvalidArgument("name", name, "nothing was kept of it; give gen trace=True")
+        self.finish(variable)
+        result = variable.call.result
+        assert isinstance(result, Finished)
+        return TokenView(result.outputs[0].trace)
 
     async def value_in_loop(self, name: str) -> Any:
         """``value`` without blocking the running event loop."""
@@ -261,7 +330,13 @@ class Execution:
             for variable in variables
         ]
         known = None if all(info is None for info in infos) else infos
-        self.transcript.variables[name] = Constant(values, known)
+        raws = [
+            variable.raw if isinstance(variable, CallStep | Constant) else None
+            for variable in variables
+        ]
+        self.transcript.variables[name] = Constant(
+            values, known, None if all(raw is None for raw in raws) else raws
+        )
 
     def repeat(self, fork: Execution, where: Where) -> None:
         """Append what a finished fork has done since it was forked."""
@@ -271,6 +346,8 @@ class Execution:
                     self._append(self.transcript.begin_role(step.role, where))
                 case RoleStep():
                     self._append(self.transcript.end_role(step.role, where))
+                case ToolsStep():
+                    self._append(step)
                 case _:
                     self._append(TextStep(step.text, where))
 

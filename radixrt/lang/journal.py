@@ -19,6 +19,7 @@ import orjson
 
 from radixrt.errors import InvalidArgument, JournalError, ProgramError
 from radixrt.lang.state import ProgramState
+from radixrt.lang.toolset import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class Journal:
             line |= {"ret_value": None, "vars": {}, "usage": {}}
             line["error"] = f"{type(outcome).__name__}: {outcome}"
         try:
-            data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError as error:
+            data = orjson.dumps(plain(line), option=orjson.OPT_APPEND_NEWLINE)
+        except (TypeError, ValueError) as error:
             raise JournalError(
                 f"{self._path}: row {index} cannot be written: {error}; return and set JSON values"
             ) from None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from radixrt.lang.choices import greedy_token_selection, unconditional_likelihood_normalized
 from radixrt.lang.nodes import Choice
+from radixrt.lang.reading import split_reasoning
 from radixrt.protocol import (
     Chosen,
     Chunk,
+    Constraint,
     Finished,
     FinishReason,
     Output,
@@ -28,11 +31,17 @@ def usage_info(usage: Usage) -> dict[str, int]:
         "computed_tokens": usage.computed_tokens,
         "evicted_tokens": usage.evicted_tokens,
         "completion_tokens": usage.completion_tokens,
+        "forced_tokens": usage.forced_tokens,
     }
 
 
 def generation_info(
-    finished: Finished, *, logprobs: bool, top_logprobs: bool, with_text: bool
+    finished: Finished,
+    *,
+    logprobs: bool,
+    top_logprobs: bool,
+    with_text: bool,
+    constraint: Constraint | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """The meta info of a generation; of ``n > 1`` outputs a list of ``n``."""
     infos = []
@@ -46,8 +55,37 @@ def generation_info(
             info["output_token_logprobs"] = _tuples(output.logprobs, with_text)
         if top_logprobs:
             info["output_top_logprobs"] = [_tuples(top, with_text) for top in output.top_logprobs]
+        if constraint is not None:
+            info |= _constraint_info(output, constraint)
         infos.append(info)
     return infos[0] if len(infos) == 1 else infos
+
+
+def _constraint_info(output: Output, constraint: Constraint) -> dict[str, Any]:
+    """What a constraint came to. ``confidence`` is the mean probability (geometric) of a field's
+    tokens under the constraint."""
+    info: dict[str, Any] = {
+        "attempts": output.attempts,
+        "warnings": list(output.warnings),
+        "enforcement": [
+            {"pointer": item.pointer, "keyword": item.keyword, "status": item.status}
+            for item in output.enforcement
+        ],
+        "fields": {
+            score.pointer: {
+                "logprob": score.logprob,
+                "num_tokens": score.num_tokens,
+                "confidence": math.exp(score.logprob / max(score.num_tokens, 1)),
+                "text": output.text[score.start : score.end],
+            }
+            for score in output.field_scores
+        },
+    }
+    if output.tool_format:
+        info["tool_format"] = output.tool_format
+    if constraint.after:
+        info["reasoning"] = split_reasoning(output.text, constraint.after)[0]
+    return info
 
 
 def partial_info(chunks: Sequence[Chunk], *, logprobs: bool, with_text: bool) -> dict[str, Any]:

@@ -7,14 +7,16 @@ expression may be used with many states.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.choices import ChoicesMethod
+from radixrt.lang.reading import Reading, ResultType
 from radixrt.lang.sampling import SamplingOptions, check_text
 from radixrt.lang.source import Where
 from radixrt.lang.typed import Typed
-from radixrt.protocol import Constraint
+from radixrt.protocol import Constraint, Part
 
 
 class Expr:
@@ -75,6 +77,17 @@ class RoleEnd(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class Tools(Expr):
+    """The definitions of tools, for the model's chat template to write where it puts them."""
+
+    part: Part
+
+    @property
+    def op(self) -> str:
+        return "tools"
+
+
+@dataclass(frozen=True, slots=True)
 class Gen(Expr):
     """A generation. ``deadline`` is in seconds from when it is sent."""
 
@@ -84,6 +97,9 @@ class Gen(Expr):
     constraint: Constraint | None = None
     dtype: Typed | None = None
     deadline: float | None = None
+    reading: Reading | None = None
+    heal: bool = False
+    trace: bool = False
 
     @property
     def op(self) -> str:
@@ -92,13 +108,15 @@ class Gen(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Choice(Expr):
-    """A selection of one of ``options`` by likelihood."""
+    """A selection of one of ``options`` by likelihood. ``readings`` has the types among them."""
 
     name: str | None
-    options: tuple[str, ...]
+    options: tuple[str | Constraint, ...]
     method: ChoicesMethod
     where: Where = field(compare=False)
     deadline: float | None = None
+    max_tokens: int = 64
+    readings: Mapping[int, ResultType] = field(default_factory=dict)
 
     @property
     def op(self) -> str:

@@ -196,7 +196,8 @@ class Function:
 
         ``journal`` names a file that gets one JSON line for each finished row. With ``resume``,
         rows that are in it are not run: their results are ``FinishedRow``s. Rows that failed are
-        run again. Arguments, return values and variables have to be JSON values for that.
+        run again. Arguments have to be JSON values for that; return values and variables that have
+        a type (dataclasses, pydantic models, …) are kept as their JSON.
         """
         batch = Batch(
             self._row_starter(backend, sampling, timeout),

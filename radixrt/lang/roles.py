@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from radixrt.lang.nodes import Expr, ExprList, RoleBegin, RoleEnd, expression
+from collections.abc import Iterable
+from typing import Any
+
+from radixrt.lang.nodes import Expr, ExprList, RoleBegin, RoleEnd, Tools, expression
+from radixrt.lang.toolset import definitions_part, result_text
 
 
 def message(role: str, expr: Expr | str | None = None) -> ExprList:
@@ -54,3 +58,19 @@ def assistant_begin() -> RoleBegin:
 def assistant_end() -> RoleEnd:
     """Return the end of an assistant message."""
     return RoleEnd("assistant")
+
+
+def tool(result: Any = None) -> ExprList:
+    """Return a message with a tool's result: an expression or text as it is, else its JSON."""
+    if result is not None and not isinstance(result, Expr | str):
+        result = result_text(result)
+    return message("tool", result)
+
+
+def tools(definitions: Iterable[Any]) -> Tools:
+    """Return the definitions of tools, as ``gen(tools=…)`` takes them, for the prompt.
+
+    Append it before the first message: the model's chat template writes the tools where the model
+    expects them. Models whose template knows no tools get them by text of your own.
+    """
+    return Tools(definitions_part(definitions))

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 from radixrt.errors import InvalidArgument, RadixError
-from radixrt.lang import notebook, streaming
+from radixrt.lang import growing, notebook, streaming
 from radixrt.lang.execution import Execution
 from radixrt.lang.explain import Explanation
 from radixrt.lang.group import ProgramStateGroup, gather
@@ -15,6 +15,7 @@ from radixrt.lang.leases import Lease
 from radixrt.lang.nodes import Expr, ExprList, RoleBegin, RoleEnd, expression
 from radixrt.lang.roles import message
 from radixrt.lang.source import caller
+from radixrt.lang.token_view import TokenView
 from radixrt.lang.transcript import Constant, Scope
 
 
@@ -138,12 +139,21 @@ class ProgramState:
     def release(self) -> None:
         """Let go of what this branch alone has cached: it is evicted first. The program may go on
         all the same, and computes again what is gone."""
-        self.execution.branch.release()
+        self.execution.branch.let_go()
 
-    def explain(self) -> Explanation:
-        """Return what became of every prompt token of this branch's latest calls: the cache that
-        served it, or that it was computed and why. Waits for the calls. ``print`` it."""
-        return self.execution.explain()
+    @overload
+    def explain(self) -> Explanation: ...
+    @overload
+    def explain(self, name: str) -> TokenView: ...
+    def explain(self, name: str | None = None) -> Explanation | TokenView:
+        """Without a name: return what became of every prompt token of this branch's latest calls,
+        the cache that served it, or that it was computed and why.
+
+        With the name of a generated variable: return how each of its tokens came about; the
+        generation needs ``trace=True``. Both wait for the calls, print as text, and a view of
+        tokens shows itself in notebooks.
+        """
+        return self.execution.explain() if name is None else self.execution.token_view(name)
 
     # ------------------------------------------------------------ reading
 
@@ -175,6 +185,13 @@ class ProgramState:
         """
         return self.execution.value(name)
 
+    def raw(self, name: str) -> Any:
+        """Return the text that a variable's value was read from; waits for its generation.
+
+        A list of texts of ``n > 1`` outputs and of gathered forks.
+        """
+        return self.execution.raw(name)
+
     async def aget(self, name: str) -> Any:
         """Return a variable like ``get_var``, without blocking the running event loop."""
         return await self.execution.value_in_loop(name)
@@ -187,11 +204,19 @@ class ProgramState:
         """Return what is known about the generation or selection of a variable; waits for it.
 
         A dict with prompt_tokens, cached_tokens, computed_tokens, evicted_tokens,
-        completion_tokens and, of a generation, finish_reason and the logprobs asked for
-        (input_token_logprobs, output_token_logprobs, output_top_logprobs; entries are (logprob,
+        completion_tokens, forced_tokens and, of a generation, finish_reason and the logprobs asked
+        for (input_token_logprobs, output_token_logprobs, output_top_logprobs; entries are (logprob,
         token id, text)); of a selection normalized_prompt_logprobs, input_token_logprobs and the
         scores. Of ``n > 1`` outputs, and of gathered forks, a list of such dicts.
+
+        Under a constraint also attempts, warnings, enforcement (what became of each keyword of the
+        schema) and fields: for each field by JSON pointer its logprob, num_tokens, confidence and
+        text, with ``return_logprob``, ``fields`` or ``trace``.
         """
+        return self.execution.meta_info(name)
+
+    def meta(self, name: str) -> Any:
+        """``get_meta_info``."""
         return self.execution.meta_info(name)
 
     def usage(self) -> dict[str, int]:
@@ -255,6 +280,20 @@ class ProgramState:
         if return_meta_data:
             return streaming.text_and_meta_in_loop(self.execution, var_name)
         return streaming.text_in_loop(self.execution, var_name)
+
+    def partial_iter(self, name: str) -> Generator[Any, None, None]:
+        """Yield the value of a variable with a type or a schema while it is generated.
+
+        What is yielded is one ``Partial`` that has grown: its complete fields have their types, and
+        are marked. A value that a validator refuses begins anew, as another ``Partial``. The last
+        one is complete; then ``s[name]`` is the instance. Growing needs ``run(..., stream=True)``.
+        Closing the iterator before its end cancels what still runs and closes the branch.
+        """
+        return growing.partial_iter(self.execution, name)
+
+    def partial_async_iter(self, name: str) -> AsyncGenerator[Any, None]:
+        """``partial_iter`` for a running event loop; holds no thread."""
+        return growing.partial_in_loop(self.execution, name)
 
     def __repr__(self) -> str:
         execution = self.execution

@@ -7,8 +7,10 @@ from typing import Any
 
 from radixrt.errors import InvalidArgument, ProtocolError
 from radixrt.lang.call import Call
+from radixrt.lang.checked import CheckedCall
 from radixrt.lang.meta import generation_info, partial_info, selection_info, usage_info
 from radixrt.lang.nodes import Choice, Gen
+from radixrt.lang.reading import Reading
 from radixrt.lang.sampling import SamplingOptions
 from radixrt.lang.source import Where
 from radixrt.protocol import Chosen, Finished, Part
@@ -39,6 +41,15 @@ class RoleStep:
         return Part("role_begin" if self.begins else "role_end", self.role)
 
 
+@dataclass(frozen=True, slots=True)
+class ToolsStep:
+    """The definitions of tools, which the chat template writes with the messages that follow."""
+
+    part: Part
+    where: Where
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CallStep:
     """A generation or a selection. Its values exist once ``call`` has ended well."""
@@ -48,6 +59,8 @@ class CallStep:
     sampling: SamplingOptions
     deadline: float | None
     """When it has to be over, in monotonic seconds."""
+    _values: list[Any] = field(default_factory=list)
+    """Typed values, read once: ``s[name]`` is one object however often it is read."""
 
     @property
     def where(self) -> Where:
@@ -69,16 +82,38 @@ class CallStep:
         if isinstance(result, Finished) and result.outputs:
             return [output.text for output in result.outputs]
         if isinstance(result, Chosen) and isinstance(self.node, Choice):
-            return [self.node.options[result.index]]
+            option = self.node.options[result.index]
+            return [option if isinstance(option, str) else result.text]
         raise ProtocolError(f"{self.node.op} was answered without an output")
 
     @property
     def value(self) -> Any:
-        """What ``s[name]`` is: text or the ``dtype``'s value, a list of them when ``n > 1``."""
-        texts: list[Any] = self.texts
-        if isinstance(self.node, Gen) and self.node.dtype is not None:
-            texts = [self.node.dtype.value(text) for text in texts]
-        return texts if (self.sampling.n or 1) > 1 else texts[0]
+        """What ``s[name]`` is: text or the value of its type, a list of them when ``n > 1``."""
+        if not self._values:
+            self._values.extend(self._read())
+        return self._one_or_all(self._values)
+
+    @property
+    def raw(self) -> Any:
+        """The text that ``value`` was read from."""
+        return self._one_or_all(self.texts)
+
+    def _read(self) -> list[Any]:
+        node, texts = self.node, self.texts
+        if isinstance(self.call, CheckedCall):
+            return self.call.values
+        if isinstance(node, Gen):
+            if node.dtype is not None:
+                return [node.dtype.value(text) for text in texts]
+            if node.reading is not None:
+                return read_outputs(node.reading, self.call.result)
+            return list(texts)
+        assert isinstance(self.call.result, Chosen)
+        result_type = node.readings.get(self.call.result.index)
+        return [texts[0] if result_type is None else result_type.read(texts[0])]
+
+    def _one_or_all(self, items: list[Any]) -> Any:
+        return items if isinstance(self.node, Gen) and (self.sampling.n or 1) > 1 else items[0]
 
     @property
     def meta_info(self) -> Any:
@@ -89,6 +124,7 @@ class CallStep:
                 logprobs=bool(self.sampling.return_logprob),
                 top_logprobs=bool(self.sampling.top_logprobs_num),
                 with_text=self.sampling.return_text_in_logprobs is not False,
+                constraint=self.node.constraint if isinstance(self.node, Gen) else None,
             )
         assert isinstance(result, Chosen)
         assert isinstance(self.node, Choice)
@@ -109,7 +145,13 @@ class CallStep:
         return usage_info(result.usage) if isinstance(result, Finished | Chosen) else {}
 
 
-Step = TextStep | RoleStep | CallStep
+Step = TextStep | RoleStep | ToolsStep | CallStep
+
+
+def read_outputs(reading: Reading, result: object) -> list[Any]:
+    """Return what a generation's outputs are read as; raises ``ValueRefused``."""
+    assert isinstance(result, Finished)
+    return [reading.value(output) for output in result.outputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +160,7 @@ class Constant:
 
     value: Any
     meta_info: Any = None
+    raw: Any = None
 
 
 @dataclass(slots=True)

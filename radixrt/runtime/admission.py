@@ -74,7 +74,8 @@ class Admission:
         self._outstanding += self._pages_expected(request) - int(self.slots.num_pages[slot])
         is_first = request.cached < 0
         if is_first:
-            request.cached = int(self.slots.num_computed[slot])
+            # Tokens that a constraint forces may be there already; they are no prompt.
+            request.cached = min(int(self.slots.num_computed[slot]), request.prompt_len)
             request.evicted = kv.num_evicted(request, request.cached)
             request.explained = explain(kv, request)
         kv.note_use(request, is_first=is_first)

@@ -21,7 +21,6 @@ from radixrt.runtime import device as devices
 from radixrt.runtime.attention import choose_attention
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
-from radixrt.runtime.grammar.cache import CachedCompiler, LazyCompiler
 from radixrt.runtime.graph import StepGraphs, graph_sizes
 from radixrt.runtime.kv import KvPool, KvSpace
 from radixrt.runtime.loop import EngineLoop
@@ -44,6 +43,7 @@ from radixrt.runtime.wire import Progress, Ready
 
 if TYPE_CHECKING:
     from radixrt.runtime.channel import EngineChannel
+    from radixrt.runtime.grammar.service import GrammarService
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,12 @@ GRAPH_BYTES = 8 << 20
 
 MORE_LOGITS_ROWS = 64
 """Wanted logits of a step beyond one a running request, for scoring."""
+
+MASK_THREADS = 8
+"""Threads that fill masks, at most."""
+
+COMPILE_THREADS = 4
+"""Threads that compile constraints, at most."""
 
 
 def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
@@ -257,8 +263,8 @@ def _namespace(config: RuntimeConfig, model: CausalLM) -> str:
     ).fingerprint()
 
 
-def _grammars(config: RuntimeConfig, model: ModelConfig) -> CachedCompiler | None:
-    """Return the compiler of constraints; None without a tokenizer or without the library.
+def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | None:
+    """Return the service of constraints; None without a tokenizer or without the library.
 
     The tokenizer is read at the first constraint: it takes up to a second.
     """
@@ -266,14 +272,17 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> CachedCompiler | Non
     if not tokenizer_file.exists():
         return None
     try:
-        from radixrt.runtime.grammar.llguidance import LlguidanceCompiler
+        from radixrt.runtime.grammar.llguidance import LlguidanceEngine
+        from radixrt.runtime.grammar.service import GrammarService
     except ImportError as error:
         log.warning("constraints are not available: %s", error)
         return None
-    return CachedCompiler(
-        LazyCompiler(
-            lambda: LlguidanceCompiler(tokenizer_file, model.vocab_size, model.eos_token_ids)
-        )
+    num_cores = devices.num_cores()
+    return GrammarService(
+        lambda: LlguidanceEngine(
+            tokenizer_file, model.vocab_size, model.eos_token_ids, min(num_cores, MASK_THREADS)
+        ),
+        num_threads=max(1, min(num_cores, COMPILE_THREADS)),
     )
 
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from radixrt.errors import CallFailed, InvalidArgument
-from radixrt.protocol import Append, Close, Explain, Failed, Hold, Release, Reply
+from radixrt.protocol import Append, Close, Constraint, Explain, Failed, Hold, Release, Reply
 from radixrt.runtime import wire
-from radixrt.runtime.branches import Branch, Fork, Refused
+from radixrt.runtime.branches import Branch, Fork, Refused, Segment
 from radixrt.runtime.call_table import CallTable
 from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.chat import ChatFormat, end_of_turn_ids
@@ -17,6 +17,7 @@ from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.sessions import MAX_QUEUED_OPS
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.validation import (
+    check_constraint,
     check_deadline,
     check_hold,
     check_length,
@@ -51,8 +52,10 @@ class BranchRunner:
         self._tokenizer = tokenizer
         self._writer = BranchWriter(tokenizer, chat, max_context)
         self._end_ids = tokenizer.end_ids | end_of_turn_ids(chat, tokenizer)
+        self._tool_format = chat.tool_format
         self._engine = engine
         self._calls = calls
+        calls.on_options(self._score)
         self._outbox = outbox
         self._runnable = runnable
         self._ids = ids
@@ -161,6 +164,8 @@ class BranchRunner:
     def _generate(self, branch: Branch, call: GenerateCall) -> None:
         sampling = call.op.sampling
         check_sampling(sampling, self._vocab_size)
+        if call.op.constraint is not None:
+            check_constraint(call.op.constraint)
         check_deadline(call.op.deadline_s)
         check_pause(call.op.pause_s)
         self._writer.begin(branch)
@@ -170,17 +175,58 @@ class BranchRunner:
         # Further outputs run beside the first, under leases of their own.
         call.extra_uids = [next(self._ids) for _ in range(sampling.n - 1)]
         uids = [branch.uid, *call.extra_uids]
+        heal = self._take_back(branch) if call.op.heal else ""
         runs = call.start(
-            branch.head, run_ids, uids, self._tokenizer, self._end_ids, self._time_left(call)
+            branch.head,
+            run_ids,
+            uids,
+            self._tokenizer,
+            self._end_ids,
+            self._time_left(call),
+            self._tool_format,
+            heal,
         )
         self._calls.dispatch(call, [*runs])
+
+    def _take_back(self, branch: Branch) -> str:
+        """Take the last token of a branch's text back, for it to be generated again as part of a
+        token that may be longer; return its text. Nothing when it is no whole text of its own."""
+        head = branch.head
+        assert head is not None
+        if head.kind != "text" or len(head.token_ids) < 1 or head.end < 2:
+            return ""
+        last = int(head.token_ids[-1])
+        text = self._tokenizer.token_text(last)
+        if not text or "\ufffd" in text or self._tokenizer.is_special(last):
+            return ""
+        branch.head = Segment(head.parent, "text", head.text, head.token_ids[:-1])
+        return text
 
     def _select(self, branch: Branch, call: SelectCall) -> None:
         check_options(call.op)
         check_deadline(call.op.deadline_s)
         check_pause(call.op.pause_s)
         self._writer.begin(branch)
-        call.options = [self._tokenizer.encode(option) for option in call.op.options]
+        assert branch.head is not None
+        num_free = sum(isinstance(option, Constraint) for option in call.op.options)
+        if not num_free:
+            call.texts = [option for option in call.op.options if isinstance(option, str)]
+            call.options = [self._tokenizer.encode(option) for option in call.texts]
+            self._score(branch, call)
+            return
+        check_length(branch.num_tokens, call.op.max_tokens, self._max_context, "max_tokens")
+        runs = call.generate(
+            branch.head,
+            [next(self._ids) for _ in range(num_free)],
+            [next(self._ids) for _ in range(num_free)],
+            self._tool_format,
+            self._end_ids,
+            self._time_left(call),
+        )
+        self._calls.dispatch(call, [*runs])
+
+    def _score(self, branch: Branch, call: SelectCall) -> None:
+        """Have the options of a selection scored; their texts are known."""
         longest = max(len(option) for option in call.options)
         check_length(branch.num_tokens, longest, self._max_context, "the longest option")
         assert branch.head is not None

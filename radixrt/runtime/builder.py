@@ -50,6 +50,45 @@ class StepArrays(NamedTuple):
     uniform: Float32
 
 
+class SamplingArrays(NamedTuple):
+    """The parameters of ``SamplingRows`` on the host, [K]."""
+
+    temperature: Float32
+    top_p: Float32
+    top_k: Int32
+    min_p: Float32
+    uniform: Float32
+
+    @classmethod
+    def of(cls, slots: SlotTable, chosen: Int32, positions: Int32) -> SamplingArrays:
+        """Return what the slots ``chosen`` ask for now, for tokens at ``positions``."""
+        return cls(
+            slots.temperature[chosen],
+            slots.top_p[chosen],
+            slots.top_k[chosen],
+            slots.min_p[chosen],
+            uniforms(slots.seed[chosen], positions),
+        )
+
+    @property
+    def is_random(self) -> bool:
+        """Whether any row has a temperature."""
+        return bool((self.temperature > 0).any())
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether any row with a temperature has a top-k, top-p or min-p."""
+        filters = (self.top_k > 0) | (self.top_p < 1) | (self.min_p > 0)
+        return bool(((self.temperature > 0) & filters).any())
+
+    def upload(self, device: torch.device) -> SamplingRows:
+        """Return them on the device."""
+        temperature, top_p, top_k, min_p, uniform = upload(self, device)
+        return SamplingRows(
+            temperature, top_p, top_k, min_p, uniform, self.is_random, self.has_filter
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class HostStep:
     """A step on the host: its arrays, the rows' pages int32 [B, M], and how it samples."""
@@ -97,9 +136,7 @@ def host_step(plan: Plan, slots: SlotTable) -> HostStep:
     kv_slots = slots.pages[token_slots, positions // page_size].astype(np.int64) * page_size
     kv_slots += positions % page_size
     chosen = plan.slots[plan.sample_rows]
-    temperature = slots.temperature[chosen]
-    top_p, top_k, min_p = slots.top_p[chosen], slots.top_k[chosen], slots.min_p[chosen]
-    filtered = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
+    parameters = SamplingArrays.of(slots, chosen, plan.ends[plan.sample_rows])
     return HostStep(
         StepArrays(
             input_ids=input_ids,
@@ -111,15 +148,11 @@ def host_step(plan: Plan, slots: SlotTable) -> HostStep:
             logits_rows=plan.logits_at,
             sample_slots=chosen.astype(np.int64),
             sample_logits=plan.sample_logits,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            uniform=uniforms(slots.seed[chosen], plan.ends[plan.sample_rows]),
+            **parameters._asdict(),
         ),
         page_table=slots.pages[rows, : -(-int(ends.max()) // page_size)],
-        is_random=bool((temperature > 0).any()),
-        has_filter=bool(filtered.any()),
+        is_random=parameters.is_random,
+        has_filter=parameters.has_filter,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-from radixrt.errors import InvalidArgument
+from radixrt.errors import CallFailed, InvalidArgument
 from radixrt.protocol import Failed, Reply, Stats, ToClient
 from radixrt.runtime.accounts import Accounts
 from radixrt.runtime.branches import Branch
@@ -50,9 +51,14 @@ class CallTable:
         self._runs: dict[int, tuple[Call, int]] = {}
         self._deadlines: list[tuple[float, int, Call]] = []
         self._streaming: dict[int, GenerateCall] = {}
+        self._score: Callable[[Branch, SelectCall], None] = _no_score
         self._order = itertools.count()
         self.accounts = Accounts(tokenizer)
         self.num_calls = 0
+
+    def on_options(self, score: Callable[[Branch, SelectCall], None]) -> None:
+        """Say who scores a selection once the texts of all of its options are known."""
+        self._score = score
 
     # ------------------------------------------------------------ from arrival to end
 
@@ -104,7 +110,7 @@ class CallTable:
         for run_id in call.run_ids:
             if self._runs.pop(run_id, None) is not None:
                 self._engine.post(Abort(run_id))
-        if isinstance(call, GenerateCall):
+        if isinstance(call, GenerateCall | SelectCall):
             for uid in call.extra_uids:
                 self._engine.release(uid)
         call.session.calls.pop(call.id, None)
@@ -140,10 +146,12 @@ class CallTable:
     def on_step(self, step: Step) -> None:
         for sampled in step.sampled:
             call, index = self._runs.get(sampled.id, (None, 0))
+            if isinstance(call, SelectCall):
+                call.take(index, sampled)
             if not isinstance(call, GenerateCall):
                 continue
             try:
-                has_matched = call.outputs[index].feed(sampled.token_ids, sampled.logprobs)
+                has_matched = call.outputs[index].take(sampled)
             except InvalidArgument as error:
                 self.fail(call, "bad_request", str(error))
                 continue
@@ -154,6 +162,8 @@ class CallTable:
 
     def on_done(self, done: Done) -> None:
         call, index = self._runs.pop(done.id, (None, 0))
+        if isinstance(call, SelectCall):
+            self._on_option(call, done)
         if not isinstance(call, GenerateCall):
             return
         if done.reason == "deadline" and call.outputs[index].match is None:
@@ -170,6 +180,18 @@ class CallTable:
         elif call.op.stream:
             self._streaming[id(call)] = call
 
+    def _on_option(self, call: SelectCall, done: Done) -> None:
+        """A constraint among the options of a selection has its text."""
+        if done.reason == "deadline":
+            self.fail(call, "deadline", "the call did not finish within its deadline")
+            return
+        try:
+            if call.settle(done, self._tokenizer) and call.branch is not None:
+                self._score(call.branch, call)
+        except (InvalidArgument, CallFailed) as error:
+            code = error.code if isinstance(error, CallFailed) else "bad_request"
+            self.fail(call, code, str(error))
+
     def on_scored(self, scored: Scored) -> None:
         call, _ = self._runs.pop(scored.id, (None, 0))
         if not isinstance(call, SelectCall):
@@ -178,8 +200,7 @@ class CallTable:
         chosen = call.answer(scored, self._tokenizer)
         if call.branch is not None and call.prompt is not None:
             call.prompt.note_cached(scored.usage.cached)
-            text = call.op.options[chosen.index]
-            call.branch.append("chosen", text, call.options[chosen.index])
+            call.branch.append("chosen", chosen.text, call.options[chosen.index])
         self.answer(call, chosen)
 
     def on_reply(self, reply: EngineReply, counters: dict[str, Any]) -> None:
@@ -211,3 +232,7 @@ class CallTable:
         streaming, self._streaming = self._streaming, {}
         for call in streaming.values():
             self.send_chunks(call)
+
+
+def _no_score(branch: Branch, call: SelectCall) -> None:
+    raise AssertionError("nobody scores selections")

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
+from radixrt.errors import InvalidArgument
 from radixrt.protocol import (
     Chosen,
     Chunk,
+    Constraint,
     Explain,
+    FieldScore,
     Finished,
     FinishReason,
     Flush,
     Generate,
+    KeywordStatus,
     Output,
     Read,
     Restore,
+    Sampling,
     Save,
     Select,
     Stats,
@@ -34,17 +39,22 @@ from radixrt.protocol import (
 )
 from radixrt.runtime.branches import Branch, Segment
 from radixrt.runtime.choices import choose
+from radixrt.runtime.constraints import grammar_spec, healing_spec, shown_names
+from radixrt.runtime.outcome import field_scores, token_traces, tool_calls
 from radixrt.runtime.sessions import Session
 from radixrt.runtime.stops import StopMatch, StopMatcher, compile_patterns
 from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
 from radixrt.runtime.wire import (
     Done,
     EngineUsage,
+    GrammarReport,
     GrammarSpec,
     Run,
+    Sampled,
     SampledLogprob,
     Score,
     Scored,
+    TokenMark,
     TokenSampling,
     pack_ids,
 )
@@ -101,8 +111,14 @@ class GenerateCall(Call):
         tokenizer: Tokenizer,
         end_ids: frozenset[int],
         deadline_s: float,
+        tool_format: str = "hermes",
+        heal: str = "",
     ) -> list[Run]:
-        """Return the engine's calls, one an output; raises ``InvalidArgument``."""
+        """Return the engine's calls, one an output; raises ``InvalidArgument``.
+
+        ``tool_format``: the one that the model's template teaches. ``heal``: the text at the end of
+        the prompt that was taken back from it.
+        """
         sampling = self.op.sampling
         branch = self.branch
         assert branch is not None
@@ -114,12 +130,12 @@ class GenerateCall(Call):
         context = token_ids[-_CONTEXT_TOKENS:].tolist()
         packed = pack_ids(token_ids)
         seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
-        constraint = self.op.constraint
-        grammar = None if constraint is None else GrammarSpec(constraint.kind, constraint.text)
+        grammar = self._grammar(tool_format, heal)
         self.prompt = prompt
         self.credit += self.op.credit
         self.outputs = [
-            OutputStream(i, self.op, tokenizer, context, patterns, ends) for i in range(sampling.n)
+            OutputStream(i, self.op, tokenizer, context, patterns, ends, len(heal))
+            for i in range(sampling.n)
         ]
         return [
             Run(
@@ -136,6 +152,13 @@ class GenerateCall(Call):
             )
             for index, (run_id, uid) in enumerate(zip(run_ids, branch_uids, strict=True))
         ]
+
+    def _grammar(self, tool_format: str, heal: str) -> GrammarSpec | None:
+        op, constraint = self.op, self.op.constraint
+        if constraint is None:
+            return healing_spec(heal, marks=op.trace) if heal else None
+        marks = op.trace or op.sampling.return_logprob or bool(constraint.fields)
+        return grammar_spec(constraint, tool_format, heal=heal, marks=marks)
 
     def done(self, index: int, done: Done, tokenizer: Tokenizer) -> bool:
         """Note the end of output ``index``; True when it was the last one to end."""
@@ -189,13 +212,22 @@ class OutputStream:
         context: list[int],
         patterns: tuple[regex.Pattern[str], ...],
         end_ids: frozenset[int],
+        num_healed: int = 0,
     ) -> None:
+        """``num_healed``: characters at the beginning that the prompt has already."""
         self.index = index
+        self._op = op
+        self._context = context
+        self._skip = num_healed
+        self._marks: list[TokenMark] = []
+        self._report = GrammarReport()
+        self._is_held_back = False
         self.match: StopMatch | None = None
         self._min_tokens = op.sampling.min_tokens
         self._top_n = op.sampling.top_logprobs_num
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, context)
+        self._shown = tokenizer.control_tokens(shown_names(op.constraint))
+        self._detokenizer = Detokenizer(tokenizer, context, self._shown)
         self._matcher = StopMatcher(op.sampling.stop, patterns)
         self._has_stops = bool(op.sampling.stop or patterns)
         self._end_ids = end_ids
@@ -203,9 +235,9 @@ class OutputStream:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._tops: list[tuple[TokenLogprob, ...]] = []
-        self._search_from = 0
+        self._search_from = num_healed
         self._reason: FinishReason | None = None
-        self._text_sent = 0
+        self._text_sent = num_healed
         self._tokens_sent = 0
         self._logprobs_sent = 0
 
@@ -213,6 +245,31 @@ class OutputStream:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return self._reason is not None
+
+    def take(self, sampled: Sampled) -> bool:
+        """Add what the engine sent: take tokens back, then add tokens. As ``feed``."""
+        self._is_held_back |= sampled.is_provisional
+        if sampled.rewind:
+            self._rewind(sampled.rewind)
+        self._marks += sampled.marks
+        return self.feed(sampled.token_ids, sampled.logprobs)
+
+    def _rewind(self, num_tokens: int) -> None:
+        """Take the last tokens back: a value was not valid and is generated again."""
+        if self._end_token is not None:
+            self._end_token = None
+            num_tokens -= 1
+        kept = self._token_ids[: len(self._token_ids) - num_tokens]
+        if self._tokens_sent > len(kept):
+            raise InvalidArgument(
+                "stream", True, "text that was sent has turned out to be invalid; leave stream out"
+            )
+        num_all = len(kept)
+        del self._marks[num_all:], self._logprobs[num_all:], self._tops[num_all:]
+        self._detokenizer = Detokenizer(self._tokenizer, self._context, self._shown)
+        self._token_ids = []
+        for token_id in kept:
+            self._push(token_id)
 
     def feed(self, token_ids: Sequence[int], logprobs: Sequence[SampledLogprob]) -> bool:
         """Add sampled tokens; True when a stop string or pattern has just matched.
@@ -237,6 +294,7 @@ class OutputStream:
 
     def finish(self, done: Done) -> None:
         """The run ended: settle text, tokens and reason."""
+        self._report = done.grammar or self._report
         if self.match is None and self._end_token is not None and done.matched != self._end_token:
             self._push(self._end_token)
         self._end_token = None
@@ -256,13 +314,13 @@ class OutputStream:
     def chunk(self, call: int) -> Chunk | None:
         """Return what was not sent yet and will not change; None when there is nothing."""
         if self.is_final:
-            text_end, tokens_end = len(self.text), len(self._token_ids)
-        elif self.match is not None:
+            text_end, tokens_end = len(self._full), len(self._token_ids)
+        elif self.match is not None or self._is_held_back:
             return None
         else:
-            text_end = len(self.text)
+            text_end = max(len(self._full), self._skip)
             if self._has_stops:
-                text_end = self._matcher.safe_len(self.text, self._search_from)
+                text_end = self._matcher.safe_len(self._full, self._search_from)
             tokens_end = self._detokenizer.num_tokens_within(text_end)
         logprobs_end = min(len(self._logprobs), tokens_end)
         if self.is_final:
@@ -275,7 +333,7 @@ class OutputStream:
         chunk = Chunk(
             call,
             self.index,
-            self.text[self._text_sent : text_end],
+            self._full[self._text_sent : text_end],
             tuple(self._token_ids[self._tokens_sent : tokens_end]),
             tuple(self._logprobs[self._logprobs_sent : logprobs_end]),
         )
@@ -286,6 +344,11 @@ class OutputStream:
     @property
     def text(self) -> str:
         """The text so far; cut before a match."""
+        return self._full[self._skip :]
+
+    @property
+    def _full(self) -> str:
+        """The text with what the prompt has of it already."""
         text = self._detokenizer.text
         return text if self.match is None else text[: self.match.start]
 
@@ -295,13 +358,30 @@ class OutputStream:
         return np.asarray(self._token_ids, dtype=np.int32)
 
     def result(self) -> Output:
+        """The finished output."""
         assert self._reason is not None
+        report, text = self._report, self.text
+        num_tokens = len(self._token_ids)
+        scores: tuple[FieldScore, ...] = ()
+        constraint = self._op.constraint
+        if self._marks and constraint is not None and constraint.kind == "json_schema":
+            before, marker, _ = text.partition(constraint.after) if constraint.after else ("",) * 3
+            begin = len(before) + len(marker) if marker else 0
+            ends = [max(end - self._skip, 0) for end in self._detokenizer.ends]
+            scores = field_scores(text, begin, ends, self._marks[:num_tokens])
         return Output(
-            self.text,
+            text,
             tuple(self._token_ids),
             self._reason,
             tuple(self._logprobs),
             tuple(self._tops) if self._top_n else (),
+            tuple(KeywordStatus(*keyword) for keyword in report.enforcement),
+            report.warnings,
+            scores,
+            token_traces(self._token_ids, self._marks, self._tokenizer) if self._op.trace else (),
+            tool_calls(text, report.tool_format),
+            report.tool_format,
+            report.attempts,
         )
 
     def _push(self, token_id: int) -> None:
@@ -330,10 +410,88 @@ class OutputStream:
 
 @dataclass(slots=True, eq=False)
 class SelectCall(Call):
-    """A ``Select``."""
+    """A ``Select``. Options that are constraints are generated first, each by a run of its own;
+    then ``texts`` and ``options`` (their tokens) are complete and can be scored.
+
+    ``extra_uids`` name the leases of those runs.
+    """
 
     op: Select = field(kw_only=True)
     options: list[TokenIds] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    extra_uids: list[int] = field(default_factory=list)
+    generated: list[list[int]] = field(default_factory=list)
+    ends: frozenset[int] = frozenset()
+    num_running: int = 0
+    num_generated: int = 0
+
+    def generate(
+        self,
+        prompt: Segment,
+        run_ids: Sequence[int],
+        branch_uids: Sequence[int],
+        tool_format: str,
+        end_ids: frozenset[int],
+        deadline_s: float,
+    ) -> list[Run]:
+        """Return the engine's calls that find the texts of options which are constraints."""
+        constraints = [option for option in self.op.options if isinstance(option, Constraint)]
+        self.prompt, self.ends = prompt, end_ids
+        self.generated = [[] for _ in constraints]
+        self.num_running = len(constraints)
+        self.extra_uids = list(branch_uids)
+        sampling = Sampling(max_tokens=self.op.max_tokens, temperature=0.0, seed=0)
+        generate = Generate(self.id, 0, sampling)
+        packed = pack_ids(prompt.flat())
+        branch = self.branch
+        assert branch is not None
+        return [
+            Run(
+                id=run_id,
+                branch=uid,
+                token_ids=packed,
+                sampling=_token_sampling(generate, 0, end_ids, 0),
+                grammar=grammar_spec(replace(constraint, finish="valid"), tool_format),
+                namespace=branch.salt,
+                deadline_s=deadline_s,
+                family=branch.family,
+                is_cached=branch.is_cached,
+            )
+            for run_id, uid, constraint in zip(run_ids, branch_uids, constraints, strict=True)
+        ]
+
+    def take(self, index: int, sampled: Sampled) -> None:
+        """Add tokens of the generated option ``index``."""
+        tokens = self.generated[index]
+        if sampled.rewind:
+            del tokens[len(tokens) - sampled.rewind :]
+        tokens += sampled.token_ids
+
+    def settle(self, done: Done, tokenizer: Tokenizer) -> bool:
+        """An option's generation ended; True when all options are known now."""
+        self.num_generated += done.usage.completion
+        self.num_running -= 1
+        if self.num_running:
+            return False
+        generated = iter(self.generated)
+        assert self.prompt is not None
+        context = self.prompt.flat()[-_CONTEXT_TOKENS:].tolist()
+        for option in self.op.options:
+            if isinstance(option, str):
+                self._add(option, tokenizer.encode(option))
+                continue
+            tokens = [token_id for token_id in next(generated) if token_id not in self.ends]
+            if not tokens:
+                raise InvalidArgument("options", option.text, "its most likely text is empty")
+            detokenizer = Detokenizer(tokenizer, context)
+            for token_id in tokens:
+                detokenizer.push(token_id)
+            self._add(detokenizer.text, np.array(tokens, np.int32))
+        return True
+
+    def _add(self, text: str, token_ids: TokenIds) -> None:
+        self.texts.append(text)
+        self.options.append(token_ids)
 
     def start(
         self,
@@ -343,7 +501,7 @@ class SelectCall(Call):
         tokenizer: Tokenizer,
         deadline_s: float,
     ) -> Score:
-        """Return the engine's call."""
+        """Return the engine's call that scores the options."""
         self.prompt = prompt
         branch = self.branch
         assert branch is not None
@@ -372,13 +530,18 @@ class SelectCall(Call):
                 tuple(_named(option, logprobs, tokenizer))
                 for option, logprobs in zip(self.options, scored.logprobs, strict=True)
             ),
-            _merge([scored.usage]),
+            self._usage(scored),
             tuple(
                 # Nothing comes before the first token here, so it has no logprob.
                 tuple(_named(option, (None, *islice(logprobs, 1, None)), tokenizer))
                 for option, logprobs in zip(self.options, scored.unconditional, strict=False)
             ),
+            self.texts[index],
         )
+
+    def _usage(self, scored: Scored) -> Usage:
+        usage = _merge([scored.usage])
+        return replace(usage, completion_tokens=usage.completion_tokens + self.num_generated)
 
 
 def _named(
@@ -422,4 +585,5 @@ def _merge(usages: Sequence[EngineUsage]) -> Usage:
         computed_tokens=usages[0].computed if computed is None else computed,
         evicted_tokens=sum(usage.evicted for usage in usages),
         completion_tokens=sum(usage.completion for usage in usages),
+        forced_tokens=sum(usage.forced for usage in usages),
     )

@@ -15,6 +15,7 @@ A model without a template gets ``PlainFormat``.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,12 @@ import jinja2.sandbox
 
 from radixrt.errors import InvalidArgument, ModelError
 from radixrt.runtime.tokenizer import Tokenizer, read_json
+from radixrt.runtime.tool_calls import FormatName, format_of_template
+
+_CALL_ID = "000000000"
+"""Nine characters, as Mistral's templates demand."""
+
+_NO_TOOLS = "the model's chat template writes no tools; describe them in a message of your own"
 
 MAX_TURNS = 4096
 """Roles of one branch."""
@@ -36,17 +43,20 @@ MAX_TURNS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """The roles of a branch so far. ``tail`` is the markup after the content of the last one."""
+    """The roles of a branch so far. ``tail`` is the markup after the content of the last one,
+    ``tools`` the JSON text of the definitions that the template writes among them."""
 
     roles: tuple[str, ...] = ()
     is_open: bool = False
     tail: str = ""
+    tools: str = ""
 
 
 class ChatFormat(Protocol):
-    """How roles are written. Both methods raise ``InvalidArgument`` for a role that cannot come."""
+    """How roles are written. All methods raise ``InvalidArgument`` for what cannot come here."""
 
     is_template: bool
+    tool_format: FormatName
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         """Return the markup that opens a role, and the turns with it open."""
@@ -54,11 +64,15 @@ class ChatFormat(Protocol):
     def end(self, turns: Turns, role: str) -> tuple[str, Turns]:
         """Return the markup that closes the open role, and the turns after it."""
 
+    def declare(self, turns: Turns, tools: str) -> Turns:
+        """Return the turns with tools declared, for the roles that follow to be written with."""
+
 
 class PlainFormat:
     """``System: …``, ``User: …``, ``Assistant:…``, a line each: for models without a template."""
 
     is_template = False
+    tool_format: FormatName = "hermes"
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         opened = _opened(turns, role)
@@ -66,6 +80,9 @@ class PlainFormat:
 
     def end(self, turns: Turns, role: str) -> tuple[str, Turns]:
         return "\n", _closed(turns, role, "\n")
+
+    def declare(self, turns: Turns, tools: str) -> Turns:
+        raise InvalidArgument("tools", _names(tools), _NO_TOOLS)
 
 
 class TemplateFormat:
@@ -76,6 +93,7 @@ class TemplateFormat:
     def __init__(self, source: str, variables: dict[str, str]) -> None:
         """``variables``: the tokenizer's ``bos_token`` and so on. Raises ``ModelError``."""
         self._variables = variables
+        self.tool_format = format_of_template(source)
         # One date for the life of the process: a prefix that changes at midnight is no prefix.
         self._now = datetime.datetime.now()
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -90,16 +108,20 @@ class TemplateFormat:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template is not valid: {error}") from None
-        self._rendered: dict[tuple[tuple[str, ...], bool], str] = {}
+        self._rendered: dict[tuple[tuple[str, ...], str, bool], str] = {}
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         opened = _opened(turns, role)
         between = self._generation_prompt(turns) if role == "assistant" else None
         if between is None:
-            between = self._before_content(opened.roles)
+            between = self._before_content(opened)
             if role == "assistant":
                 # A model writes its own first space; with it in the prompt it would see two.
                 between = between.rstrip(" ")
+        if role == "tool" and turns.tail:
+            # What the template itself writes of the call stands in its place already.
+            _, found, rest = between.partition(turns.tail)
+            between = turns.tail + rest if found else between
         if not between.startswith(turns.tail):
             raise InvalidArgument(
                 "role", role, f"the chat template rewrites the turn before it, {turns.roles[-1:]}"
@@ -108,18 +130,31 @@ class TemplateFormat:
 
     def end(self, turns: Turns, role: str) -> tuple[str, Turns]:
         closed = _closed(turns, role, "")
-        rendered = self._render(turns.roles, generation=False)
+        if role == "tool":
+            # Several results may share a turn: what ends it is known when the next role begins.
+            return "", closed
+        rendered = self._render(turns, generation=False)
         _, found, tail = rendered.partition(_placeholder(len(turns.roles) - 1))
         # A role that the template folds into the next one has no end of its own.
         tail = tail if found else ""
         return tail, replace(closed, tail=tail)
 
+    def declare(self, turns: Turns, tools: str) -> Turns:
+        """Return the turns with tools declared; refuses a template that writes none."""
+        if turns.roles:
+            raise InvalidArgument("tools", _names(tools), "declare them before the first message")
+        declared = replace(turns, tools=tools)
+        plain, user = replace(turns, roles=("user",)), replace(declared, roles=("user",))
+        if self._render(plain, generation=False) == self._render(user, generation=False):
+            raise InvalidArgument("tools", _names(tools), _NO_TOOLS)
+        return declared
+
     def _generation_prompt(self, turns: Turns) -> str | None:
         """What follows the last content when an assistant is to speak; None when the template says
         nothing."""
         try:
-            rendered = self._render(turns.roles, generation=True)
-            without = self._render(turns.roles, generation=False)
+            rendered = self._render(turns, generation=True)
+            without = self._render(turns, generation=False)
         except InvalidArgument:
             return None
         if rendered == without:
@@ -129,13 +164,15 @@ class TemplateFormat:
         _, found, tail = rendered.partition(_placeholder(len(turns.roles) - 1))
         return tail if found else None
 
-    def _before_content(self, roles: tuple[str, ...]) -> str:
+    def _before_content(self, turns: Turns) -> str:
         """What stands between the content of the last role but one and that of the last."""
+        roles = turns.roles
         index = len(roles) - 1
-        rendered = self._render(roles, generation=False)
+        rendered = self._render(turns, generation=False)
         if _placeholder(index) not in rendered:
             # A system prompt may be written into the user's turn that follows it.
-            rendered = self._render((*roles, "user"), generation=False)
+            followed = replace(turns, roles=(*roles, "user"))
+            rendered = self._render(followed, generation=False)
         before, found, _ = rendered.partition(_placeholder(index))
         if not found:
             raise InvalidArgument("role", roles[-1], "the model's chat template leaves it out")
@@ -148,28 +185,25 @@ class TemplateFormat:
             )
         return between
 
-    def _render(self, roles: tuple[str, ...], *, generation: bool) -> str:
-        key = (roles, generation)
+    def _render(self, turns: Turns, *, generation: bool) -> str:
+        key = (turns.roles, turns.tools, generation)
         rendered = self._rendered.get(key)
         if rendered is None:
-            rendered = self._render_now(roles, generation=generation)
+            rendered = self._render_now(turns.roles, turns.tools, generation=generation)
             if len(self._rendered) >= 1024:
                 self._rendered.clear()
             self._rendered[key] = rendered
         return rendered
 
-    def _render_now(self, roles: Sequence[str], *, generation: bool) -> str:
-        messages = [
-            {"role": role, "content": _placeholder(index)} for index, role in enumerate(roles)
-        ]
+    def _render_now(self, roles: Sequence[str], tools: str, *, generation: bool) -> str:
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=generation,
-                tools=None,
-                documents=None,
-                **self._variables,
-            )
+            try:
+                return self._render_messages(_messages(roles), tools, generation)
+            except jinja2.TemplateError:
+                if "tool" not in roles:
+                    raise
+                # A template may take a result only after a message that says it is a call.
+                return self._render_messages(_with_calls(roles), tools, generation)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             order = " → ".join(roles) or "no role"
             raise InvalidArgument(
@@ -178,6 +212,17 @@ class TemplateFormat:
                 f"the model's chat template refuses {order}: {error}; "
                 "use roles and an order that it accepts, or plain text",
             ) from None
+
+    def _render_messages(
+        self, messages: Sequence[dict[str, Any]], tools: str, generation: bool
+    ) -> str:
+        return self._template.render(
+            messages=messages,
+            add_generation_prompt=generation,
+            tools=json.loads(tools) if tools else None,
+            documents=None,
+            **self._variables,
+        )
 
 
 def end_of_turn_ids(chat: ChatFormat, tokenizer: Tokenizer) -> frozenset[int]:
@@ -219,14 +264,36 @@ def _opened(turns: Turns, role: str) -> Turns:
         raise InvalidArgument("role", role, "name a role: system, user or assistant")
     if len(turns.roles) >= MAX_TURNS:
         raise InvalidArgument("role", role, f"a branch has at most {MAX_TURNS} roles")
-    return Turns((*turns.roles, role), is_open=True)
+    return Turns((*turns.roles, role), is_open=True, tools=turns.tools)
 
 
 def _closed(turns: Turns, role: str, tail: str) -> Turns:
     if not turns.is_open or turns.roles[-1] != role:
         opened = turns.roles[-1] if turns.is_open else None
         raise InvalidArgument("role", role, f"it cannot end: the open role is {opened!r}")
-    return Turns(turns.roles, tail=tail)
+    return Turns(turns.roles, tail=tail, tools=turns.tools)
+
+
+def _messages(roles: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": _placeholder(index)} for index, role in enumerate(roles)]
+
+
+def _with_calls(roles: Sequence[str]) -> list[dict[str, Any]]:
+    """The messages, with those that a tool answers written as calls whose name is the content."""
+    messages = _messages(roles)
+    for message, follower in itertools.pairwise(messages):
+        if message["role"] == "assistant" and follower["role"] == "tool":
+            function = {"name": message["content"], "arguments": {}}
+            message["content"] = ""
+            message["tool_calls"] = [{"id": _CALL_ID, "type": "function", "function": function}]
+    for message in messages:
+        if message["role"] == "tool":
+            message["tool_call_id"] = _CALL_ID
+    return messages
+
+
+def _names(tools: str) -> list[str]:
+    return [definition.get("function", {}).get("name", "") for definition in json.loads(tools)]
 
 
 def _placeholder(index: int) -> str:

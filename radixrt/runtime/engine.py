@@ -15,7 +15,13 @@ from radixrt.cache.transfer import Move
 from radixrt.runtime.attention.arriving import ArrivingPages
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.builder import DeviceSampling, device_batch, device_sampling, host_step
+from radixrt.runtime.builder import (
+    DeviceSampling,
+    SamplingArrays,
+    device_batch,
+    device_sampling,
+    host_step,
+)
 from radixrt.runtime.device import Readback, upload
 from radixrt.runtime.grammar.masks import Masks
 from radixrt.runtime.graph import StepGraphs
@@ -28,6 +34,7 @@ from radixrt.runtime.sampler import (
     concatenate_edits,
     edits_of,
     logprobs_of,
+    marks_of,
 )
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
@@ -52,7 +59,8 @@ class StepInFlight:
     """A launched step: results are on the device until ``Engine.read``. ``launched`` is a time of
     ``time.perf_counter``.
 
-    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned.
+    ``logprobs`` holds, for the sampling rows ``logprob_rows``, what ``logprobs_of`` returned;
+    ``marks``, for ``mark_rows``, what ``marks_of`` returned.
     """
 
     plan: Plan
@@ -62,6 +70,8 @@ class StepInFlight:
     token_ids: Readback | None = None
     logprob_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     logprobs: Readback | None = None
+    mark_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    marks: Readback | None = None
     scored: Scored | None = None
 
 
@@ -143,9 +153,18 @@ class Engine:
         at = self._index(step.logprob_rows) if len(step.logprob_rows) else None
         unmodified = logits if at is None else logits[at]
         logits = self._edit(logits, plan, chosen)
+        step.mark_rows = np.flatnonzero(slots.wants_marks[chosen])
+        marked = self._index(step.mark_rows) if len(step.mark_rows) else None
+        unmasked = None if marked is None else logits[marked].float().logsumexp(dim=-1)
         if masks is not None:
             self._mask(logits, masks)
-        ids = self.ops.sample(logits, step.sampling.rows)
+        rows = step.sampling.rows
+        if slots.varies[chosen].any():  # by what was read back since the launch
+            positions = plan.ends[plan.sample_rows]
+            rows = SamplingArrays.of(slots, chosen, positions).upload(self.device)
+        ids = self.ops.sample(logits, rows)
+        if marked is not None and unmasked is not None:
+            step.marks = Readback(*marks_of(logits[marked], unmasked, ids[marked]))
         self._last_ids[step.sampling.slots] = ids
         step.token_ids = Readback(ids)
         if at is not None:
@@ -167,6 +186,10 @@ class Engine:
                     chosen[index], tuple(ids[index][:top_n]), tuple(values[index][:top_n])
                 )
         result = StepResult(token_ids, logprobs, [], [])
+        if step.marks is not None:
+            removed, under_mask = (tensor.tolist() for tensor in step.marks.wait())
+            for index, row in enumerate(step.mark_rows.tolist()):
+                result.marks[row] = removed[index], under_mask[index]
         if step.scored is not None:
             step.scored.read(step.plan.scores, result)
         return result
@@ -184,7 +207,7 @@ class Engine:
                         request.sampling,
                         self.slots.tokens[request.slot, : plan.ends[row]],
                         request.prompt_len,
-                        keep_stops=request.matcher is not None,
+                        keep_stops=request.session is not None and request.session.needs_mask,
                     )
                 )
         if not edits:

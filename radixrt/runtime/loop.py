@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from radixrt.runtime.engine import Engine, StepInFlight
-from radixrt.runtime.grammar.masks import fill_masks
+from radixrt.runtime.grammar.masks import MaskFiller
 from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
@@ -45,6 +45,8 @@ IDLE_WAIT_S = 0.5
 
 TRANSFER_WAIT_S = 0.001
 """The same while copies between the tiers are under way."""
+GRAMMAR_WAIT_S = 0.0005
+"""The same while a constraint is being compiled or validated by a thread."""
 
 
 class EngineLoop:
@@ -72,6 +74,7 @@ class EngineLoop:
         self.channel = channel
         self.snapshots = snapshots
         self._vocab_size = vocab_size
+        self._masks = MaskFiller(scheduler.slots, vocab_size)
         self._overlap = overlap
         self._clock = clock
         self._in_flight: deque[StepInFlight] = deque()
@@ -106,6 +109,8 @@ class EngineLoop:
         self.scheduler.poll_tiers()
         if self.snapshots is not None and self.snapshots.is_busy:
             self._replies += self.snapshots.poll()
+        self._replies += self.calls.poll()
+        self._sampled += self.calls.take_sampled()  # before what steps append to it
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
@@ -119,10 +124,14 @@ class EngineLoop:
         if plan.num_rows == 0:
             self._commit(0)
             return
+        # With nothing in flight the texts are known already, and masks fill under the forward.
+        filling = None if self._in_flight else self._masks.begin(plan, aside=True)
+        is_early = not self._in_flight
         step = self.engine.launch(plan)
         self._commit(0)
-        masks = fill_masks(plan, self.scheduler.slots, self._vocab_size, self._fail)
-        self.engine.sample(step, masks)
+        if not is_early:
+            filling = self._masks.begin(plan, aside=False)
+        self.engine.sample(step, self._masks.finish(filling, self._fail))
         self._in_flight.append(step)
         self._commit(self._overlap)
 
@@ -150,7 +159,7 @@ class EngineLoop:
             self.scheduler.fail_running(f"a step of the engine failed: {error!r}")
 
     def _fail(self, request: Request, message: str) -> None:
-        self.scheduler.end(request, "failed", f"constraint: {message}", "bad_request")
+        self.scheduler.end(request, "failed", message, "constraint")
 
     # ------------------------------------------------------------ messages
 
@@ -209,6 +218,7 @@ class EngineLoop:
                 "page_size": slots.page_size,
                 "parked_branches": len(kv.parked),
             }
+            | self.calls.grammar_stats()
             | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
         )
 
@@ -225,6 +235,8 @@ class EngineLoop:
     def _patience(self) -> float:
         if self.scheduler.has_work or self._in_flight or self._drain_until is not None:
             return 0.0
+        if self.calls.is_waiting:
+            return GRAMMAR_WAIT_S
         is_saving = self.snapshots is not None and self.snapshots.is_busy
         return TRANSFER_WAIT_S if is_saving or self.scheduler.is_transferring else IDLE_WAIT_S
 

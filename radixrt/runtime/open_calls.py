@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from radixrt.runtime.grammar.base import GrammarError, Matcher
-from radixrt.runtime.grammar.cache import CachedCompiler
+from radixrt.runtime.grammar.service import GrammarService
+from radixrt.runtime.pending import PendingCalls, report_of
 from radixrt.runtime.refusals import Capacity, RefusedError
-from radixrt.runtime.request import Request, Scoring, prompt_logprobs
+from radixrt.runtime.request import Reason, Request, Scoring, prompt_logprobs
 from radixrt.runtime.scheduler import Scheduler
 from radixrt.runtime.select import Selection
 from radixrt.runtime.wire import (
@@ -16,6 +16,7 @@ from radixrt.runtime.wire import (
     EngineFailed,
     FromEngine,
     Run,
+    Sampled,
     Score,
     Scored,
 )
@@ -30,13 +31,24 @@ class OpenCalls:
         scheduler: Scheduler,
         capacity: Capacity,
         namespace: str = "",
-        grammars: CachedCompiler | None = None,
+        grammars: GrammarService | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
         self._capacity = capacity
         self._namespace = namespace
-        self._grammars = grammars
+        self._pending = (
+            PendingCalls(
+                grammars,
+                run=scheduler.add,
+                refuse=self._refuse,
+                finish=self._finish,
+                clock=clock,
+            )
+            if grammars is not None
+            else None
+        )
+        self._answers: list[FromEngine] = []
         self._clock = clock
         self._calls: dict[int, Request | Selection] = {}
         self._by_branch: dict[int, set[int]] = {}
@@ -63,16 +75,61 @@ class OpenCalls:
                 self._submit_score(call)
         except RefusedError as refused:
             return EngineFailed(call.id, refused.code, str(refused), refused.retryable)
-        self._by_branch.setdefault(call.branch, set()).add(call.id)
-        self._families[call.id] = call.family
-        self._scheduler.kv.families.began(call.family)
+        if call.id in self._calls:  # a constrained one may have ended already
+            self._by_branch.setdefault(call.branch, set()).add(call.id)
+            self._families[call.id] = call.family
+            self._scheduler.kv.families.began(call.family)
         self._scheduler.metrics.calls += 1
         return None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a thread works for a call: ``poll`` will have something to do."""
+        return bool(self._answers) or (self._pending is not None and len(self._pending) > 0)
+
+    def poll(self) -> list[FromEngine]:
+        """Let the calls go on that waited for a thread; return the messages of those that end."""
+        if self._pending is not None:
+            self._pending.poll()
+        answers, self._answers = self._answers, []
+        return answers
+
+    def take_sampled(self) -> list[Sampled]:
+        """Return tokens that were appended outside of steps."""
+        if self._pending is None:
+            return []
+        sampled, self._pending.sampled = self._pending.sampled, []
+        return sampled
+
+    def grammar_stats(self) -> dict[str, int]:
+        """Return the counters of compiled constraints."""
+        return {} if self._pending is None else self._pending.service.snapshot()
 
     def abort(self, call_id: int) -> None:
         """Mark a call to end; unknown ids are those that have ended."""
         for request in self._requests_of(call_id):
-            self._scheduler.end(request, "abort")
+            self._end(request, "abort")
+
+    def _end(
+        self, request: Request, reason: Reason, failure: str = "", code: str = "engine_fault"
+    ) -> None:
+        if self._pending is not None and self._pending.holds(request):
+            if request.reason is None or reason in ("abort", "failed"):
+                request.reason = reason
+                request.failure, request.failure_code = failure, code
+            return
+        self._scheduler.end(request, reason, failure, code)
+
+    def _refuse(self, request: Request, code: str, message: str) -> None:
+        """A request that owns nothing failed."""
+        request.reason, request.failure, request.failure_code = "failed", message, code
+        self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        """A request that owns nothing has ended."""
+        self._forget(request.id, request.branch)
+        self._scheduler.metrics.ended(request.reason or "failed", request.usage)
+        self._answers.append(_run_message(request))
 
     def release(self, branch: int, *, ended: bool = True) -> None:
         """A branch is closed: what it parked, or will leave behind, goes first, if it ``ended``."""
@@ -87,7 +144,7 @@ class OpenCalls:
         """Mark every call to end as failed."""
         for call_id in list(self._calls):
             for request in self._requests_of(call_id):
-                self._scheduler.end(request, "failed", message, code)
+                self._end(request, "failed", message, code)
 
     def ended(self, requests: Sequence[Request]) -> list[FromEngine]:
         """Return the messages of the calls that the ended requests complete."""
@@ -96,9 +153,9 @@ class OpenCalls:
         for request in requests:
             selection = request.selection
             if selection is None:
+                if self._pending is not None and self._pending.check(request):
+                    continue
                 self._forget(request.id, request.branch)
-                if request.reason == "failed" and request.grammar and self._grammars:
-                    self._grammars.forget(request.grammar)
                 metrics.ended(request.reason or "failed", request.usage)
                 messages.append(_run_message(request))
                 continue
@@ -150,8 +207,6 @@ class OpenCalls:
             sampling=sampling,
             seq=self._next_seq(),
             logits_from=logits_from,
-            grammar=call.grammar,
-            matcher=self._matcher(call),
             scoring=scoring,
             deadline=self._deadline(call.deadline_s),
             salt=call.namespace,
@@ -159,8 +214,17 @@ class OpenCalls:
             pause_s=call.pause_s,
             family=call.family,
         )
+        if call.grammar is None:
+            self._calls[call.id] = request
+            self._scheduler.add(request)
+            return
+        if self._pending is None:
+            raise RefusedError(
+                "unsupported", "constraints need the model's tokenizer.json; it has none"
+            )
         self._calls[call.id] = request
-        self._scheduler.add(request)
+        self._by_branch.setdefault(call.branch, set()).add(call.id)
+        self._pending.add(request, call.grammar)
 
     def _submit_score(self, call: Score) -> None:
         selection = Selection(
@@ -173,18 +237,6 @@ class OpenCalls:
         self._calls[call.id] = selection
         for request in selection.start():
             self._scheduler.add(request)
-
-    def _matcher(self, call: Run) -> Matcher | None:
-        if call.grammar is None:
-            return None
-        if self._grammars is None:
-            raise RefusedError(
-                "unsupported", "constraints need the model's tokenizer.json; it has none"
-            )
-        try:
-            return self._grammars.compile(call.grammar)
-        except GrammarError as error:
-            raise RefusedError("bad_request", str(error)) from None
 
     def _deadline(self, deadline_s: float | None) -> float | None:
         return None if deadline_s is None else self._clock() + deadline_s
@@ -204,6 +256,7 @@ def _run_message(request: Request) -> FromEngine:
         request.matched,
         prompt_logprobs(request),
         request.explained,
+        report_of(request),
     )
 
 

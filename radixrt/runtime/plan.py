@@ -74,10 +74,12 @@ class StepResult:
     """What a step read back from the device.
 
     ``token_ids`` belong to ``plan.sample_rows``; ``logprobs`` to those of them, by index, that
-    asked; ``found[i][j]`` and ``tops[i][j]`` to position j of ``plan.scores[i]``.
+    asked; ``found[i][j]`` and ``tops[i][j]`` to position j of ``plan.scores[i]``. ``marks``, by
+    index: the probability that a mask took away, and the token's logprob under it.
     """
 
     token_ids: list[int]
     logprobs: dict[int, SampledLogprob]
     found: list[list[list[float]]]
     tops: list[list[tuple[tuple[int, ...], tuple[float, ...]]]]
+    marks: dict[int, tuple[float, float]] = field(default_factory=dict)

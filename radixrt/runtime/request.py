@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from radixrt.cache.explain import Explained
 from radixrt.cache.hicache import Fetch, Refusal
 from radixrt.cache.radix import Lease
-from radixrt.runtime.grammar.base import Matcher
-from radixrt.runtime.wire import EngineUsage, GrammarSpec, SampledLogprob, TokenSampling
+from radixrt.runtime.wire import EngineUsage, SampledLogprob, TokenSampling
 
 if TYPE_CHECKING:
+    from radixrt.runtime.grammar.session import Session
     from radixrt.runtime.select import Selection
 
 Int32 = NDArray[np.int32]
@@ -72,6 +72,9 @@ class Request:
     ``salt`` is the end of ``namespace`` that sets it apart from what everybody shares.
     ``is_cached`` False: nothing is reused. ``pause_s``: how long its branch is expected to be idle
     afterwards. ``family``: the branches forked together with its own.
+
+    ``correction`` are tokens that replace all from a position on as soon as no step is in flight
+    that computes with what was there.
     """
 
     id: int
@@ -82,8 +85,7 @@ class Request:
     sampling: TokenSampling
     seq: int
     logits_from: int
-    grammar: GrammarSpec | None = None
-    matcher: Matcher | None = None
+    session: Session | None = None
     scoring: Scoring | None = None
     selection: Selection | None = None
     deadline: float | None = None
@@ -117,6 +119,7 @@ class Request:
     known_before: int = -1
     explained: Explained | None = None
     completion: int = 0
+    correction: tuple[int, list[int]] | None = None
 
     salt: str = ""
     is_cached: bool = True
@@ -125,7 +128,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.stops = frozenset(self.sampling.stop_token_ids)
-        self.has_extras = self.matcher is not None or self.sampling.logprobs
+        self.has_extras = self.session is not None or self.sampling.logprobs
 
     @property
     def samples(self) -> bool:
@@ -146,6 +149,7 @@ class Request:
             computed=self.computed,
             evicted=self.evicted,
             completion=self.completion,
+            forced=self.session.num_forced if self.session is not None else 0,
         )
 
     @property

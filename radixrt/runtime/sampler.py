@@ -219,3 +219,14 @@ def logprobs_of(
         parts.append((chosen - log_total, ids, values - log_total[:, None]))
     chosen, ids, values = (torch.cat(part) for part in zip(*parts, strict=True))
     return chosen, ids, values
+
+
+def marks_of(
+    logits: torch.Tensor, unmasked: torch.Tensor, token_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the probability that a mask took away and one token's log probability under it, f32
+    [N] each; masked logits [N, V], ``unmasked`` their logsumexp before, token_ids int64 [N]."""
+    logits = logits.float()
+    log_total = logits.logsumexp(dim=-1)
+    removed = (1 - (log_total - unmasked).exp()).clamp(0, 1)
+    return removed, logits.gather(1, token_ids[:, None]).squeeze(1) - log_total

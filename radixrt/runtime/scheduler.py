@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from radixrt.cache.host import PageLoad
 from radixrt.runtime.admission import MAX_REFUSALS, MIN_SHARED_TOKENS, Admission
+from radixrt.runtime.constrained import ConstrainedRows
 from radixrt.runtime.deadlines import Deadlines
-from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.metrics import Metrics
 from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
@@ -72,6 +72,7 @@ class Scheduler:
         self._retracting: list[Request] = []
         self._fetching: list[Request] = []
         self._is_cache_doubtful = False
+        self._constrained = ConstrainedRows(slots, self.end)
 
     # ------------------------------------------------------------ in
 
@@ -319,37 +320,24 @@ class Scheduler:
             if request.reason is not None:
                 continue
             token = result.token_ids[index]
+            if request.session is not None:
+                taken = self._constrained.take(request, positions[index], index, result)
+                if taken is not None:
+                    sampled.append(taken)
+                continue
             request.completion += 1
             new_slots.append(request.slot)
             new_at.append(positions[index])
             new_ids.append(token)
-            if request.has_extras:
-                logprob = result.logprobs.get(index)
-                sampled.append(Sampled(request.id, (token,), (logprob,) if logprob else ()))
-                self._advance(request, token)
-            else:
-                sampled.append(Sampled(request.id, (token,)))
-            if request.reason is None:
-                if token in request.stops:
-                    request.matched = token
-                    self.end(request, "stop")
-                elif request.completion >= request.sampling.max_tokens:
-                    self.end(request, "length")
+            logprob = result.logprobs.get(index) if request.has_extras else None
+            sampled.append(Sampled(request.id, (token,), (logprob,) if logprob else ()))
+            if token in request.stops:
+                request.matched = token
+                self.end(request, "stop")
+            elif request.completion >= request.sampling.max_tokens:
+                self.end(request, "length")
         slots.tokens[new_slots, new_at] = new_ids
         return sampled
-
-    def _advance(self, request: Request, token: int) -> None:
-        matcher = request.matcher
-        if matcher is None:
-            return
-        try:
-            matcher.advance(token)
-        except GrammarError as error:
-            self.end(request, "failed", str(error))
-            return
-        if matcher.is_finished:
-            request.matched = token if token in request.stops else None
-            self.end(request, "stop")
 
     def _caught_up(self, request: Request, start: int, end: int) -> None:
         """Let others use what a request computed of its known tokens."""

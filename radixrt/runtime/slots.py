@@ -23,8 +23,9 @@ class SlotTable:
     ``num_pages``. Of each row: ``num_tokens`` known tokens (placeholders included),
     ``num_computed`` of them launched, ``num_committed`` of them read back. ``num_known`` is
     ``num_tokens`` at admission: until ``num_committed`` reaches it the slot is in ``catching`` and
-    others may wait for its prefix. ``max_compute`` bounds ``num_computed``. Rows are handed out by
-    ``take`` and come back by ``give``.
+    others may wait for its prefix. ``max_compute`` bounds ``num_computed``. ``varies``: sampling
+    parameters change from token to token. Rows are handed out by ``take`` and come back by
+    ``give``.
     """
 
     def __init__(self, num_slots: int, max_len: int, page_size: int) -> None:
@@ -53,6 +54,8 @@ class SlotTable:
         self.edits_logits = np.zeros(num_slots, np.bool_)
         self.has_matcher = np.zeros(num_slots, np.bool_)
         self.wants_logprobs = np.zeros(num_slots, np.bool_)
+        self.wants_marks = np.zeros(num_slots, np.bool_)
+        self.varies = np.zeros(num_slots, np.bool_)
 
         self.requests: list[Request | None] = [None] * num_slots
         self.catching: dict[int, None] = {}
@@ -100,16 +103,34 @@ class SlotTable:
             or sampling.presence_penalty != 0
             or sampling.repetition_penalty != 1
             or bool(sampling.logit_bias)
-            or (sampling.min_tokens > 0 and request.matcher is None)
+            or sampling.min_tokens > 0
         )
-        self.has_matcher[slot] = request.matcher is not None
+        self.wants_marks[slot] = self.varies[slot] = False
+        self.has_matcher[slot] = False
         self.wants_logprobs[slot] = sampling.logprobs
         self.requests[slot] = request
         request.slot = slot
         self.catching[slot] = None
+        self.note_session(request)
         insort(self._ages, (request.seq, slot))
         self._active = None
         return slot
+
+    def note_session(self, request: Request) -> None:
+        """Take over what the request's constraint wants of the next token: a mask, marks, and the
+        sampling of the field that is being written."""
+        session, slot, sampling = request.session, request.slot, request.sampling
+        if session is None:
+            return
+        self.has_matcher[slot] = session.needs_mask
+        self.wants_marks[slot] = session.spec.marks
+        if not session.spec.fields:
+            return
+        self.varies[slot] = True  # what was planned for the token in flight may be out of date
+        own = session.field_params
+        for name in ("temperature", "top_p", "top_k", "min_p"):
+            value = getattr(own, name) if own is not None else None
+            getattr(self, name)[slot] = getattr(sampling, name) if value is None else value
 
     def give(self, request: Request) -> None:
         """Free the request's slot; its pages were handed over before."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ class Tokenizer:
         first = bos if bos is not None else next(iter(sorted(self.end_ids)), None)
         return np.asarray([] if first is None else [first], dtype=np.int32)
 
+    def control_tokens(self, names: Iterable[str]) -> dict[int, str]:
+        """Return the control tokens of those names that there are, with their names."""
+        found = {self._id_of(name): name for name in names if name}
+        return {i: name for i, name in found.items() if i is not None and self.is_special(i)}
+
     def is_special(self, token_id: int) -> bool:
         """Whether a token is one of the control tokens that text cannot spell."""
         added = self._start.get_added_tokens_decoder().get(token_id)
@@ -142,9 +148,13 @@ class Detokenizer:
     tokens, so a token costs the same however long the text is.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: list[int]) -> None:
-        """``context``: the tokens before; a few are enough to decide about a leading space."""
+    def __init__(
+        self, tokenizer: Tokenizer, context: list[int], shown: Mapping[int, str] | None = None
+    ) -> None:
+        """``context``: the tokens before; a few are enough to decide about a leading space.
+        ``shown``: control tokens that are text here, with that text."""
         self._tokenizer = tokenizer
+        self._shown = shown or {}
         self._window = list(context)
         self._known = len(self._window)
         self._known_text = tokenizer.decode(self._window).rstrip(_REPLACEMENT)
@@ -153,6 +163,10 @@ class Detokenizer:
 
     def push(self, token_id: int) -> None:
         """Add a token."""
+        if token_id in self._shown:
+            self.text += self._shown[token_id]
+            self.ends.append(len(self.text))
+            return
         self._window.append(token_id)
         decoded = self._tokenizer.decode(self._window)
         new = decoded[len(self._known_text) :]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from radixrt.errors import InvalidArgument, PromptTooLong
-from radixrt.protocol import Hold, Part, Sampling, Select
+from radixrt.protocol import Constraint, FieldSampling, Hold, Part, Sampling, Select
 
 MAX_OUTPUTS = 128
 MAX_STOPS = 64
@@ -15,6 +16,11 @@ MAX_BIASES = 4096
 MAX_OPTIONS = 1024
 MAX_TTL_S = 86_400.0
 MAX_PRIORITY = 3
+MAX_CONSTRAINT_LEN = 1_000_000
+MAX_INDENT = 16
+MAX_RETRIES = 32
+MAX_EXCLUDED = 64
+MAX_FIELDS = 256
 
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
@@ -61,16 +67,79 @@ def check_parts(parts: tuple[Part, ...], vocab_size: int) -> None:
             _check_ids("token_ids", part.token_ids, vocab_size)
         else:
             _check_text("text", part.text)
+        if part.kind == "tools":
+            _check_tools(part.text)
+
+
+def _check_tools(text: str) -> None:
+    try:
+        definitions = json.loads(text)
+    except (ValueError, RecursionError):
+        definitions = None
+    if not isinstance(definitions, list) or not all(isinstance(d, dict) for d in definitions):
+        raise InvalidArgument("tools", text, "use a JSON array of definitions")
+    if len(text) > MAX_CONSTRAINT_LEN:
+        raise InvalidArgument(
+            "tools", f"{len(text)} characters", f"use at most {MAX_CONSTRAINT_LEN}"
+        )
 
 
 def check_options(select: Select) -> None:
     """Raise ``InvalidArgument`` for options that nothing can be chosen from."""
     if not 1 <= len(select.options) <= MAX_OPTIONS:
         raise InvalidArgument("options", len(select.options), f"give 1 to {MAX_OPTIONS} options")
+    _at_least("max_tokens", select.max_tokens, 1)
     for option in select.options:
+        if isinstance(option, Constraint):
+            check_constraint(option)
+            continue
         if not option:
             raise InvalidArgument("options", list(select.options), "an option cannot be empty")
         _check_text("options", option)
+
+
+def check_constraint(constraint: Constraint) -> None:
+    """Raise ``InvalidArgument`` for a constraint whose fields cannot be used; whether its grammar
+    can be compiled is the engine's to say."""
+    _check_text(constraint.kind, constraint.text)
+    _check_text("after", constraint.after)
+    if len(constraint.text) > MAX_CONSTRAINT_LEN:
+        raise InvalidArgument(
+            constraint.kind,
+            f"{len(constraint.text)} characters",
+            f"use at most {MAX_CONSTRAINT_LEN}",
+        )
+    if constraint.indent is not None and not 0 <= constraint.indent <= MAX_INDENT:
+        raise InvalidArgument("indent", constraint.indent, f"use 0 to {MAX_INDENT}, or None")
+    if not 0 <= constraint.retries <= MAX_RETRIES:
+        raise InvalidArgument("retries", constraint.retries, f"use 0 to {MAX_RETRIES}")
+    if len(constraint.after) > MAX_STOP_LEN:
+        raise InvalidArgument("after", constraint.after, f"use at most {MAX_STOP_LEN} characters")
+    if len(constraint.exclude) > MAX_EXCLUDED:
+        raise InvalidArgument("exclude", len(constraint.exclude), f"give at most {MAX_EXCLUDED}")
+    for text in constraint.exclude:
+        _check_text("exclude", text)
+    if len(constraint.fields) > MAX_FIELDS:
+        raise InvalidArgument("fields", len(constraint.fields), f"give at most {MAX_FIELDS}")
+    for field in constraint.fields:
+        _check_field(field)
+
+
+def _check_field(field: FieldSampling) -> None:
+    name = f"fields[{field.pointer}]"
+    _check_text("fields", field.pointer)
+    if field.pointer and not field.pointer.startswith("/"):
+        raise InvalidArgument("fields", field.pointer, "use a JSON pointer, such as /name or /*/id")
+    if field.temperature is not None:
+        _within(f"{name}.temperature", field.temperature, 0.0, 100.0)
+    if field.top_p is not None and not 0.0 < field.top_p <= 1.0:
+        raise InvalidArgument(f"{name}.top_p", field.top_p, "use a number in (0, 1]")
+    if field.top_k is not None:
+        _at_least(f"{name}.top_k", field.top_k, 0)
+    if field.min_p is not None:
+        _within(f"{name}.min_p", field.min_p, 0.0, 1.0)
+    if field.max_tokens is not None:
+        _at_least(f"{name}.max_tokens", field.max_tokens, 1)
 
 
 def check_deadline(deadline_s: float | None) -> None:

@@ -59,11 +59,39 @@ class TokenSampling(msgspec.Struct, frozen=True, array_like=True):
     prompt_logprobs_from: int = -1
 
 
-class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
-    """A constraint on the generated tokens; the engine compiles it (cached by content)."""
+class FieldParams(msgspec.Struct, frozen=True, array_like=True):
+    """``protocol.FieldSampling``."""
 
-    kind: Literal["regex", "json_schema", "grammar"]
+    pointer: str
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+
+
+class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A constraint on the generated tokens; the engine compiles it (cached by content).
+
+    As ``protocol.Constraint``, with ``finish`` decided. ``heal`` is the text at the end of the
+    prompt that was taken back and has to be generated again first; ``free`` is the kind of a
+    generation that is bound by that alone. ``marks`` asks for a ``TokenMark`` of every token.
+    """
+
+    kind: Literal["regex", "choices", "json_schema", "grammar", "gbnf", "ebnf", "tools", "free"]
     text: str
+    finish: Literal["valid", "cut"] = "cut"
+    strict: bool = False
+    indent: int | None = None
+    any_order: bool = False
+    retries: int = 3
+    after: str = ""
+    fields: tuple[FieldParams, ...] = ()
+    exclude: tuple[str, ...] = ()
+    jump_forward: bool = True
+    heal: str = ""
+    marks: bool = False
+    spaced: bool = False
 
 
 # ---------------------------------------------------------------- frontend → engine
@@ -197,12 +225,31 @@ class SampledLogprob(msgspec.Struct, frozen=True, array_like=True):
     top_logprobs: tuple[float, ...] = ()
 
 
+MarkKind = Literal["sampled", "forced", "steered", "healed"]
+
+
+class TokenMark(msgspec.Struct, frozen=True, array_like=True):
+    """How a constrained token came about; see ``protocol.TokenTrace``."""
+
+    kind: MarkKind
+    allowed: int
+    removed: float
+    logprob: float
+
+
 class Sampled(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one call."""
+    """New tokens of one call, after its last ``rewind`` tokens were taken back.
+
+    With ``marks`` there is one for each token. Tokens that were not sampled have no logprob.
+    ``is_provisional``: the text is still to be checked, and may be taken back.
+    """
 
     id: int
     token_ids: tuple[int, ...]
     logprobs: tuple[SampledLogprob, ...] = ()
+    rewind: int = 0
+    marks: tuple[TokenMark, ...] = ()
+    is_provisional: bool = False
 
 
 class Step(_Wire, frozen=True, tag="step"):
@@ -219,6 +266,17 @@ class EngineUsage(msgspec.Struct, frozen=True, array_like=True):
     computed: int
     evicted: int
     completion: int
+    forced: int = 0
+
+
+class GrammarReport(msgspec.Struct, frozen=True, array_like=True):
+    """What a constraint came to: ``enforcement`` as (pointer, keyword, status), the engine's
+    ``warnings``, the ``tool_format`` that was used and the number of ``attempts``."""
+
+    enforcement: tuple[tuple[str, str, Literal["enforced", "checked", "ignored"]], ...] = ()
+    warnings: tuple[str, ...] = ()
+    tool_format: str = ""
+    attempts: int = 1
 
 
 class Done(_Wire, frozen=True, tag="done"):
@@ -235,6 +293,7 @@ class Done(_Wire, frozen=True, tag="done"):
     matched: int | None = None
     prompt_logprobs: tuple[SampledLogprob, ...] = ()
     explained: Explained | None = None
+    grammar: GrammarReport | None = None
 
 
 class Scored(_Wire, frozen=True, tag="scored"):

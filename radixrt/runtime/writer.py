@@ -29,6 +29,8 @@ class BranchWriter:
         if part.kind == "tokens":
             token_ids = np.asarray(part.token_ids, dtype=np.int32)
             branch.append("text", self._tokenizer.decode(list(part.token_ids)), token_ids)
+        elif part.kind == "tools":
+            branch.turns = self._chat.declare(branch.turns, part.text)
         else:
             self._write_role(branch, part)
         self._check_length(branch)

@@ -21,6 +21,9 @@ NAMES = (
     "tree_of_thought",
     "chat",
     "extract_json",
+    "extract_models",
+    "tool_agent",
+    "sql",
     "route",
     "batch_journal",
 )
@@ -140,6 +143,25 @@ def test_extraction_returns_records_with_typed_values(run: Run) -> None:
     for state in names["states"]:
         for key, value in state.ret_value.items():
             assert isinstance(value, int if key in names["INTEGERS"] else str) or value is None
+
+
+def test_extraction_into_models_returns_instances_that_are_right(run: Run) -> None:
+    names = run("extract_models")
+    assert names["accuracy"] >= 0.95
+    assert {type(state.ret_value) for state in names["states"]} == set(names["MODELS"].values())
+
+
+def test_the_agent_calls_its_tools_with_values_of_their_types(run: Run) -> None:
+    names = run("tool_agent")
+    assert names["accuracy"] == 1.0
+    order = names["states"][0]["calls"][0]
+    assert order.arguments == {"item": "belts", "quantity": 12, "color": "green"}
+
+
+def test_questions_become_queries_of_the_table(run: Run) -> None:
+    names = run("sql")
+    assert names["accuracy"] == 1.0
+    assert all(state["query"].startswith(" SELECT name FROM people") for state in names["states"])
 
 
 def test_the_router_takes_one_of_its_options(run: Run) -> None:

@@ -21,6 +21,7 @@ from radixrt.protocol import (
     Chosen,
     Chunk,
     Close,
+    Constraint,
     Credit,
     Explain,
     Failed,
@@ -89,7 +90,11 @@ class ScriptedRuntime:
         self.refused_text: str | None = None
         self.accounts: list[dict[str, Any]] = []
         self.answer: Callable[[str, Generate], str] = lambda text, generate: f"<{len(text)}>"
-        self.choose: Callable[[str, tuple[str, ...]], int] = lambda text, options: 0
+        self.decorate: Callable[[Output, Generate], Output] = lambda output, generate: output
+        """Adds to an output what a runtime with grammars knows of it."""
+        self.choose: Callable[[str, tuple[Any, ...]], int] = lambda text, options: 0
+        self.write_option: Callable[[Constraint], str] = lambda constraint: "?"
+        """The text that a constraint among the options of a selection stands for."""
         self.changed = threading.Condition(threading.RLock())
         self.credits: dict[int, int] = {}
         self._answers_hello = answers_hello
@@ -250,7 +255,7 @@ class ScriptedRuntime:
         prompt = branch.text
         sampling = generate.sampling
         texts = [self.answer(prompt, generate) for _ in range(sampling.n)]
-        outputs = tuple(
+        plain = tuple(
             Output(
                 text,
                 tuple(map(ord, text)),
@@ -265,6 +270,7 @@ class ScriptedRuntime:
             )
             for text in texts
         )
+        outputs = tuple(self.decorate(output, generate) for output in plain)
         branch.spans.append(Span("generated", texts[0], len(texts[0]), 0))
         usage = Usage(len(prompt), 0, len(prompt), 0, sum(map(len, texts)))
         start = sampling.logprob_start_len
@@ -273,18 +279,22 @@ class ScriptedRuntime:
 
     def _selected(self, branch: ScriptedBranch, select: Select) -> None:
         index = self.choose(branch.text, select.options)
-        chosen = select.options[index]
+        options = [
+            self.write_option(option) if isinstance(option, Constraint) else option
+            for option in select.options
+        ]
+        chosen = options[index]
         logprobs = tuple(
             tuple(
                 TokenLogprob(0.0 if option == chosen else -1.0, ord(char), char) for char in option
             )
-            for option in select.options
+            for option in options
         )
-        scores = tuple(0.0 if option == chosen else -1.0 for option in select.options)
+        scores = tuple(0.0 if option == chosen else -1.0 for option in options)
         usage = Usage(len(branch.text), 0, len(branch.text), 0, len(chosen))
         branch.spans.append(Span("chosen", chosen, len(chosen), 0))
         unconditional = logprobs if select.method == "unconditional_likelihood" else ()
-        self.put(Chosen(select.call, index, scores, logprobs, usage, unconditional))
+        self.put(Chosen(select.call, index, scores, logprobs, usage, unconditional, chosen))
 
 
 def _logprobs(text: str) -> tuple[TokenLogprob, ...]:

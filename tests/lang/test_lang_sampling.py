@@ -176,6 +176,7 @@ def test_meta_info_has_sglangs_keys_and_keeps_logprobs_of_zero(
         "computed_tokens": 2,
         "evicted_tokens": 0,
         "completion_tokens": 2,
+        "forced_tokens": 0,
         "finish_reason": {"type": "stop", "matched": "!"},
         "input_token_logprobs": [(0.0, ord("h"), "h"), (-0.5, ord("i"), "i")],
         "output_token_logprobs": [(0.0, ord("a"), "a"), (-0.5, ord("b"), "b")],

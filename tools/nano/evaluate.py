@@ -1,4 +1,5 @@
-"""Scores a model folder on the held-out sets, through transformers.
+"""Scores a model folder on the held-out sets, through transformers; the JSON and tool tasks also on
+the runtime, free and under constraints.
 
 python -m tools.nano.evaluate radixrt/models/nano --count 60
 """
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tools.nano import arithmetic, classify, extract, puzzle, react, route
+import radixrt as rt
+from tools.nano import arithmetic, classify, extract, puzzle, react, route, structured
 from tools.nano.heldout import CLASSES, held_out_sets
 from tools.nano.sentences import DOMAINS
 from tools.nano.world import CODE_WORDS
@@ -255,6 +257,8 @@ def main() -> None:
         print(f"| {name} | {table[name]:.3f} | {time.monotonic() - start:.1f} s", flush=True)
         if args.scores:
             args.scores.write_text(json.dumps(table, indent=2) + "\n")
+    with rt.Runtime(args.folder) as backend:
+        print(f"\n{structured.table(structured.evaluate(backend, args.count))}")
 
 
 if __name__ == "__main__":

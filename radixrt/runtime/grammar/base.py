@@ -7,15 +7,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.runtime.wire import GrammarSpec
-
 
 class GrammarError(ValueError):
     """A constraint that cannot be compiled, or a matcher that gave up; the message says why."""
 
 
+class GrammarTimeout(GrammarError):
+    """A constraint whose compilation took longer than it may."""
+
+
 class Matcher(Protocol):
-    """The state of one constrained generation. Not safe for use from two threads at once."""
+    """The state of one constrained text. Not safe for use from two threads at once."""
 
     def fill(self, bitmask: NDArray[np.int32]) -> None:
         """Write which tokens may come next, one bit a token, int32 [ceil(V / 32)].
@@ -26,6 +28,15 @@ class Matcher(Protocol):
 
     def advance(self, token_id: int) -> None:
         """Accept a token that the last mask allowed; ``GrammarError`` for any other."""
+        ...
+
+    def try_advance(self, token_ids: list[int]) -> bool:
+        """Accept all of ``token_ids``, or none: then the state is as before."""
+        ...
+
+    def forced(self) -> list[int]:
+        """Return the tokens that are the only possible ones from here, in the spelling that the
+        tokenizer gives the text; accepts nothing."""
         ...
 
     def rollback(self, num_tokens: int) -> None:
@@ -44,12 +55,4 @@ class Matcher(Protocol):
     @property
     def is_finished(self) -> bool:
         """Whether nothing but an end token can follow."""
-        ...
-
-
-class GrammarCompiler(Protocol):
-    """Turns the text of a constraint into a matcher at its start."""
-
-    def compile(self, spec: GrammarSpec) -> Matcher:
-        """Return a fresh matcher; ``GrammarError`` for a constraint that cannot be compiled."""
         ...

@@ -3,54 +3,86 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from radixrt.runtime.grammar.base import GrammarCompiler, Matcher
+from radixrt.runtime.grammar.compiled import Compiled
+from radixrt.runtime.grammar.llguidance import LlguidanceMatcher
 from radixrt.runtime.wire import GrammarSpec
 
+Key = tuple[object, ...]
 
-class CachedCompiler:
-    """A compiler that compiles each constraint once; the least recently used are forgotten.
+MOST_TEMPLATES = 4
+"""Matchers at the start that a constraint is kept with: forks of one share a lexer and its lock."""
 
-    What is kept is a matcher at its start, of which every call gets a fork. Errors are not kept.
-    """
-
-    def __init__(self, compiler: GrammarCompiler, capacity: int = 256) -> None:
-        self._compiler = compiler
-        self._capacity = capacity
-        self._matchers: OrderedDict[tuple[str, str], Matcher] = OrderedDict()
-        self.num_hits = 0
-        self.num_compiled = 0
-
-    def compile(self, spec: GrammarSpec) -> Matcher:
-        """Return a fresh matcher; ``GrammarError`` for a constraint that cannot be compiled."""
-        key = spec.kind, spec.text
-        matcher = self._matchers.get(key)
-        if matcher is None:
-            matcher = self._compiler.compile(spec)
-            self.num_compiled += 1
-            self._matchers[key] = matcher
-            if len(self._matchers) > self._capacity:
-                self._matchers.popitem(last=False)
-        else:
-            self.num_hits += 1
-            self._matchers.move_to_end(key)
-        return matcher.fork()
-
-    def forget(self, spec: GrammarSpec) -> None:
-        """Drop a constraint whose matcher failed: forks share limits with what they came from."""
-        self._matchers.pop((spec.kind, spec.text), None)
+FORKS_A_TEMPLATE = 8
+"""Texts that begin with a template before another one is worth building."""
 
 
-class LazyCompiler:
-    """A compiler that is built when it is first used."""
+def key_of(spec: GrammarSpec) -> Key:
+    """Return what a compiled constraint depends on."""
+    return (
+        *(
+            spec.kind,
+            spec.text,
+            spec.finish,
+            spec.strict,
+            spec.indent,
+            spec.any_order,
+            spec.spaced,
+            spec.heal,
+        ),
+    )
 
-    def __init__(self, build: Callable[[], GrammarCompiler]) -> None:
-        self._build = build
-        self._compiler: GrammarCompiler | None = None
 
-    def compile(self, spec: GrammarSpec) -> Matcher:
-        """Return a fresh matcher; ``GrammarError`` for a constraint that cannot be compiled."""
-        if self._compiler is None:
-            self._compiler = self._build()
-        return self._compiler.compile(spec)
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A compiled constraint and its templates, of which every text gets a fork."""
+
+    compiled: Compiled
+    templates: list[LlguidanceMatcher]
+    num_forks: int = 0
+    is_growing: bool = False
+
+    def fork(self) -> LlguidanceMatcher:
+        """Return a fresh matcher. A template that ran into a limit is given up."""
+        self.templates = [t for t in self.templates if not t.is_broken] or self.templates[:1]
+        self.num_forks += 1
+        return self.templates[self.num_forks % len(self.templates)].fork()
+
+    @property
+    def wants_template(self) -> bool:
+        """Whether another template should be built."""
+        n = len(self.templates)
+        return n < MOST_TEMPLATES and self.num_forks >= n * FORKS_A_TEMPLATE and not self.is_growing
+
+
+@dataclass(slots=True)
+class GrammarCache:
+    """The most recently used compiled constraints, at most ``capacity``. Errors are not kept."""
+
+    capacity: int = 256
+    num_hits: int = 0
+    num_misses: int = 0
+    num_evicted: int = 0
+    _entries: OrderedDict[Key, Entry] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Key) -> Entry | None:
+        """Return what is kept under a key."""
+        entry = self._entries.get(key)
+        if entry is None:
+            self.num_misses += 1
+            return None
+        self.num_hits += 1
+        self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: Key, entry: Entry) -> None:
+        """Keep an entry."""
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        if len(self._entries) > self.capacity:
+            self._entries.popitem(last=False)
+            self.num_evicted += 1

@@ -14,8 +14,8 @@ from tiny_models import save_tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from radixrt.runtime.grammar.base import GrammarError
-from radixrt.runtime.grammar.cache import CachedCompiler
-from radixrt.runtime.grammar.llguidance import LlguidanceCompiler
+from radixrt.runtime.grammar.llguidance import LlguidanceEngine, LlguidanceMatcher, regex_grammar
+from radixrt.runtime.grammar.service import GrammarService
 from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.wire import Done, EngineFailed, GrammarSpec
 
@@ -39,8 +39,12 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiler(tokenizer_file: Path) -> LlguidanceCompiler:
-    return LlguidanceCompiler(tokenizer_file, VOCAB_SIZE, [EOS])
+def grammar_engine(tokenizer_file: Path) -> LlguidanceEngine:
+    return LlguidanceEngine(tokenizer_file, VOCAB_SIZE, [EOS], 1)
+
+
+def service(engine: LlguidanceEngine, **options: Any) -> GrammarService:
+    return GrammarService(lambda: engine, num_threads=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +53,8 @@ def big_model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 
 
 @pytest.fixture
-def runtime(big_model: CausalLM, compiler: LlguidanceCompiler) -> Runtime:
-    return Runtime(big_model, grammars=CachedCompiler(compiler))
+def runtime(big_model: CausalLM, grammar_engine: LlguidanceEngine) -> Runtime:
+    return Runtime(big_model, grammars=service(grammar_engine))
 
 
 def text_of(tokenizer_file: Path, runtime: Runtime, call: int) -> str:
@@ -71,9 +75,9 @@ GRAMMAR = 'start: "(" body ")"\nbody: "x" | "(" body ")"\n'
 
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_every_kind_of_constraint_holds_beside_free_neighbours(
-    big_model: CausalLM, compiler: LlguidanceCompiler, tokenizer_file: Path, overlap: int
+    big_model: CausalLM, grammar_engine: LlguidanceEngine, tokenizer_file: Path, overlap: int
 ) -> None:
-    runtime = Runtime(big_model, grammars=CachedCompiler(compiler), overlap=overlap)
+    runtime = Runtime(big_model, grammars=service(grammar_engine), overlap=overlap)
     rng = np.random.default_rng(0)
     free: list[tuple[int, list[int]]] = []
     bound: dict[str, list[int]] = {"regex": [], "json_schema": [], "grammar": []}
@@ -147,61 +151,159 @@ def test_without_a_tokenizer_constraints_are_unsupported(model: CausalLM) -> Non
     assert runtime.end(call).code == "unsupported"
 
 
-def test_a_matcher_that_gives_up_fails_its_call_alone(runtime: Runtime) -> None:
-    call = runtime.run([5], max_tokens=20, grammar=GrammarSpec("regex", "a{30}"))
+def test_a_matcher_that_gives_up_fails_its_call_alone(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = runtime.run([5], max_tokens=20, grammar=GrammarSpec("regex", "[ab]{30}"))
     other = runtime.run([6], max_tokens=10)
     runtime.step()
     request = runtime.slots.requests[0]
     assert request is not None
-    assert request.matcher is not None
+    assert request.session is not None
+    broken = request.session.matcher
 
-    def broken(bitmask: Any) -> None:
-        raise GrammarError("too many states")
+    def check(matcher: LlguidanceMatcher, bitmask: Any) -> None:
+        if matcher is broken:
+            raise GrammarError("too many states")
 
-    request.matcher.fill = broken  # type: ignore[method-assign]
+    monkeypatch.setattr(LlguidanceMatcher, "check", check)
     runtime.finish()
     end = runtime.end(call)
     assert isinstance(end, EngineFailed)
-    assert "too many states" in end.message
-    compiled = runtime.calls._grammars
-    assert compiled is not None
-    before = compiled.num_compiled
-    again = runtime.generate([5], max_tokens=40, grammar=GrammarSpec("regex", "a{30}"))
+    assert (end.code, end.message) == ("constraint", "too many states")
+    again = runtime.generate([5], max_tokens=40, grammar=GrammarSpec("regex", "[ab]{30}"))
     assert len(again) == 30
-    assert compiled.num_compiled == before + 1  # forks share limits: the failed one is not reused
     assert len(runtime.tokens(other)) == 10
 
 
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("jump_forward", [True, False])
 def test_retraction_keeps_the_place_in_the_constraint(
-    big_model: CausalLM, compiler: LlguidanceCompiler, tokenizer_file: Path
+    big_model: CausalLM,
+    grammar_engine: LlguidanceEngine,
+    tokenizer_file: Path,
+    overlap: int,
+    jump_forward: bool,
 ) -> None:
-    runtime = Runtime(big_model, grammars=CachedCompiler(compiler), num_pages=30)
+    runtime = Runtime(big_model, grammars=service(grammar_engine), num_pages=30, overlap=overlap)
     runtime.scheduler.admission.min_share = runtime.scheduler.admission.growth_share = 0.0
-    calls = [
-        runtime.run([5 + i] * 8, max_tokens=60, grammar=GrammarSpec("regex", "(ab){25}"))
-        for i in range(4)
-    ]
+    spec = GrammarSpec("regex", "([ab]cd){17}", jump_forward=jump_forward)
+    calls = [runtime.run([5 + i] * 8, max_tokens=60, grammar=spec) for i in range(4)]
     runtime.finish()
     assert runtime.metrics.retractions > 0
     for call in calls:
-        assert text_of(tokenizer_file, runtime, call) == "ab" * 25
+        assert re.fullmatch("([ab]cd){17}", text_of(tokenizer_file, runtime, call))
 
 
-def test_compiled_constraints_are_kept_by_content_and_bounded(compiler: LlguidanceCompiler) -> None:
-    cached = CachedCompiler(compiler, capacity=2)
-    for text in ("a", "b", "a", "c", "a", "b"):
-        cached.compile(GrammarSpec("regex", text))
-    assert (cached.num_compiled, cached.num_hits) == (4, 2)
-    with pytest.raises(GrammarError):
-        cached.compile(GrammarSpec("regex", "("))
+def schema_of(*names: str) -> str:
+    return json.dumps(
+        {
+            "type": "object",
+            "properties": {name: {"type": "string", "maxLength": 6} for name in names},
+            "required": list(names),
+            "additionalProperties": False,
+        }
+    )
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_jump_forward_changes_the_number_of_steps_and_not_the_text(
+    big_model: CausalLM, grammar_engine: LlguidanceEngine, overlap: int
+) -> None:
+    text = schema_of("the_first_name", "the_second_name")
+    outcomes = []
+    for jump_forward in (True, False):
+        runtime = Runtime(big_model, grammars=service(grammar_engine), overlap=overlap)
+        spec = GrammarSpec("json_schema", text, jump_forward=jump_forward)
+        calls = [
+            runtime.run(
+                [7 + i] * 6,
+                max_tokens=100,
+                grammar=spec,
+                stop_token_ids=(EOS,),
+                temperature=float(i % 2),
+                seed=i,
+            )
+            for i in range(4)
+        ]
+        free = runtime.run([9, 9], max_tokens=20)
+        runtime.finish()
+        forced = runtime.end(calls[0]).usage.forced
+        outcomes.append(([*map(runtime.tokens, [*calls, free])], runtime.metrics.steps, forced))
+    (with_, steps_with, forced), (without, steps_without, none_forced) = outcomes
+    assert with_ == without
+    assert steps_with < 0.7 * steps_without
+    assert forced > 30
+    assert none_forced == 0
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("max_tokens", [34, 36, 41, 60])
+def test_a_text_is_closed_within_its_budget_or_refused_before_it_begins(
+    big_model: CausalLM,
+    grammar_engine: LlguidanceEngine,
+    tokenizer_file: Path,
+    overlap: int,
+    max_tokens: int,
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "items": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"key": {"type": "string"}, "value": {"type": "integer"}},
+                    "required": ["key", "value"],
+                    "additionalProperties": False,
+                },
+            },
+        },
+        "required": ["name", "items"],
+        "additionalProperties": False,
+    }
+    spec = GrammarSpec("json_schema", json.dumps(schema), finish="valid")
+    runtime = Runtime(big_model, grammars=service(grammar_engine), overlap=overlap)
+    calls = [
+        runtime.run(
+            [5, 6],
+            max_tokens=max_tokens,
+            grammar=spec,
+            temperature=1.5,
+            seed=seed,
+            stop_token_ids=(EOS,),
+        )
+        for seed in range(12)
+    ]
+    too_short = runtime.run([5], max_tokens=9, grammar=spec)
+    runtime.finish()
+    for call in calls:
+        assert len(runtime.tokens(call)) <= max_tokens
+        assert isinstance(json.loads(text_of(tokenizer_file, runtime, call))["items"], list)
+    end = runtime.end(too_short)
+    assert isinstance(end, EngineFailed)
+    shortest = len('{"name":"","items":[]}')
+    assert f"takes {shortest} tokens" in end.message
+
+
+def test_compiled_constraints_are_kept_by_content_and_bounded(
+    big_model: CausalLM, grammar_engine: LlguidanceEngine
+) -> None:
+    grammars = service(grammar_engine, capacity=2)
+    runtime = Runtime(big_model, grammars=grammars)
+    for text in ("a", "b", "a", "c", "a", "b", "("):
+        runtime.generate([5], grammar=GrammarSpec("regex", text))
+    assert (grammars.num_compiled, grammars.cache.num_hits) == (4, 2)
+    assert (grammars.num_refused, len(grammars.cache)) == (1, 2)
 
 
 def test_a_matcher_forks_rolls_back_and_knows_when_it_is_complete(
-    compiler: LlguidanceCompiler, tokenizer_file: Path
+    grammar_engine: LlguidanceEngine, tokenizer_file: Path
 ) -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     a, b = (tokenizer.encode(text).ids[0] for text in "ab")
-    matcher = compiler.compile(GrammarSpec("regex", "ab?"))
+    matcher = grammar_engine.build(regex_grammar("ab?"))
     assert not matcher.is_accepting
     matcher.advance(a)
     assert matcher.is_accepting

@@ -1,0 +1,211 @@
+"""The shortest way to the end of a constrained text.
+
+A greedy depth-first search over masks: forced tokens are followed, then one token is tried for each
+first byte that the mask allows: closing characters first, then those that the state before did not
+allow, which tell of progress, rare ones before frequent ones. A state with a mask that was seen
+before on the way begins with what was tried least there, so a search leaves the loops of patterns.
+The matcher is rolled back to where it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixrt.runtime.grammar.base import Matcher
+from radixrt.runtime.grammar.vocabulary import Vocabulary, allowed_ids, bits_of
+
+LONGEST_WAY = 4096
+"""Tokens of a way at which a search turns back."""
+
+MAX_MASKS = 500
+"""Masks that one search may fill."""
+
+MOST_PROBES = 100
+"""States of one search that are probed before a mask is filled."""
+
+MOST_GROUPS = 24
+"""First bytes that are tried in one state beside the closing ones."""
+
+_PATIENCE = 16
+"""How often a first byte that tells of progress is tried in a state before others are."""
+
+_CLOSING = b'"}])>'
+_COMMA = ord(",")
+
+_LAST_BYTES = (*range(0x80, 0x100), *range(0x20), 0x20, 0x5C, 0x2C, 0x2D)
+"""First bytes that seldom lead to an end soon: parts of characters, controls, blank, backslash,
+comma, minus."""
+
+
+def shortest_close(
+    matcher: Matcher,
+    vocabulary: Vocabulary,
+    limit: int,
+    *,
+    is_json: bool = True,
+    max_masks: int = MAX_MASKS,
+) -> list[int] | None:
+    """Return tokens that bring a matcher to a complete text, ``[]`` where it is complete; None
+    when none of at most ``limit`` tokens was found. The matcher's state is the same afterwards.
+
+    A way that is too long is not searched for a shorter one: with a limit on its depth a search
+    would look at very many. ``is_json``: a comma may be what a value needs to go on from.
+    """
+    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), is_json, max_masks).run()
+    return found if found is not None and len(found) <= limit else None
+
+
+def still_closes(matcher: Matcher, way: list[int]) -> bool:
+    """Whether a way that was found earlier leads to a complete text from here."""
+    if not matcher.try_advance(way):
+        return False
+    is_accepting = matcher.is_accepting
+    matcher.rollback(len(way))
+    return is_accepting
+
+
+@dataclass(slots=True)
+class _Choice:
+    """A state on the way: how long the way was, the first bytes that its mask allows, and the
+    tokens still to be tried."""
+
+    length: int
+    firsts: frozenset[int] = frozenset()
+    candidates: Iterator[int] = field(default_factory=lambda: iter(()))
+
+
+@dataclass(slots=True)
+class _Search:
+    matcher: Matcher
+    vocabulary: Vocabulary
+    limit: int
+    is_json: bool
+    max_masks: int
+    way: list[int] = field(default_factory=list)
+    tried: dict[int, Counter[int]] = field(default_factory=dict)
+    num_masks: int = 0
+    num_probes: int = 0
+
+    def run(self) -> list[int] | None:
+        choices: list[_Choice] = []
+        while True:
+            self._follow_forced()
+            if self.matcher.is_accepting:
+                found = list(self.way)
+                self._back_to(0)
+                return found
+            if len(self.way) < self.limit:
+                choice = _Choice(len(self.way))
+                before = choices[-1].firsts if choices else frozenset()
+                choice.candidates = self._candidates(choice, before)
+                choices.append(choice)
+            if not self._step(choices):
+                self._back_to(0)
+                return None
+
+    def _step(self, choices: list[_Choice]) -> bool:
+        """Take the next token of the last state that has one; False when none has."""
+        while choices:
+            self._back_to(choices[-1].length)
+            for token_id in choices[-1].candidates:
+                if self.matcher.try_advance([token_id]):
+                    self.way.append(token_id)
+                    return True
+            choices.pop()
+        return False
+
+    def _follow_forced(self) -> None:
+        while len(self.way) < self.limit and not self.matcher.is_accepting:
+            forced = self.matcher.forced()
+            if not forced or not self.matcher.try_advance(forced):
+                return
+            self.way += forced
+
+    def _back_to(self, length: int) -> None:
+        self.matcher.rollback(len(self.way) - length)
+        del self.way[length:]
+
+    def _firsts(self, bitmask: NDArray[np.int32]) -> frozenset[int]:
+        """The bytes of the one-byte tokens that a mask allows: a cheap sign of where a state is."""
+        singles = self.vocabulary.single_bytes
+        allowed = singles[bits_of(bitmask, singles)]
+        return frozenset(self.vocabulary.first_byte[allowed].tolist())
+
+    def _candidates(self, choice: _Choice, before: frozenset[int]) -> Iterator[int]:
+        """Yield the tokens to try in a state: one that is likely, found without a mask; then one
+        for each first byte that the mask allows, the longest of each."""
+        likely = self._likely()
+        if likely is not None:
+            yield likely
+        if self.num_masks >= self.max_masks:
+            return
+        self.num_masks += 1
+        bitmask = np.zeros(-(-len(self.vocabulary) // 32), np.int32)
+        self.matcher.fill(bitmask)
+        choice.firsts = self._firsts(bitmask)
+        yield from self._allowed(bitmask, choice.firsts - before)
+
+    def _likely(self) -> int | None:
+        """Return what closes a JSON string, where letters and a quote are allowed, or an object or
+        array. Probing a token costs a fraction of a mask."""
+        self.num_probes += 1
+        if self.num_probes > MOST_PROBES:
+            return None
+        letter, quote, brace, bracket = self.vocabulary.json_probes
+        if self._allows(quote):
+            return quote if self._allows(letter) else None
+        return next((i for i in (brace, bracket) if self._allows(i)), None)
+
+    def _allows(self, token_id: int) -> bool:
+        if token_id < 0 or not self.matcher.try_advance([token_id]):
+            return False
+        self.matcher.rollback(1)
+        return True
+
+    def _allowed(self, bitmask: NDArray[np.int32], new: frozenset[int]) -> Iterator[int]:
+        tried = self.tried.setdefault(hash(bitmask.tobytes()), Counter())
+        texts = self.vocabulary.texts
+        closers = self.vocabulary.closers
+        by_byte: dict[int, int] = {}
+        for token_id in closers[bits_of(bitmask, closers)].tolist():
+            by_byte.setdefault(texts[token_id][0], token_id)
+        closing = [by_byte[byte] for byte in _CLOSING if byte in by_byte]
+
+        def tiredness(token_id: int) -> int:
+            byte = texts[token_id][0]
+            return tried[byte] // (_PATIENCE if byte in new else 1)
+
+        for token_id in closing:
+            if tiredness(token_id) == 0:
+                tried[texts[token_id][0]] += 1
+                yield token_id
+                by_byte[texts[token_id][0]] = -1
+        rest = [i for i in closing if by_byte[texts[i][0]] >= 0]
+        for token_id in sorted([*rest, *self._groups(bitmask, by_byte, new)], key=tiredness):
+            tried[texts[token_id][0]] += 1
+            yield token_id
+
+    def _groups(
+        self, bitmask: NDArray[np.int32], known: dict[int, int], new: frozenset[int]
+    ) -> list[int]:
+        first_byte, lengths = self.vocabulary.first_byte, self.vocabulary.lengths
+        ids = allowed_ids(bitmask, len(self.vocabulary))
+        ids = ids[first_byte[ids] >= 0]
+        firsts = first_byte[ids]
+        counts = np.bincount(firsts, minlength=256)
+        present = np.flatnonzero(counts).tolist()
+        order = sorted(
+            (byte for byte in present if byte not in known),
+            key=lambda byte: (
+                byte not in new,
+                byte != _COMMA if byte in new and self.is_json else byte in _LAST_BYTES,
+                int(counts[byte]),
+            ),
+        )
+        groups = [ids[firsts == byte] for byte in order[:MOST_GROUPS]]
+        return [int(group[np.argmax(lengths[group])]) for group in groups]

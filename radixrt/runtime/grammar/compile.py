@@ -1,0 +1,126 @@
+"""From a constraint's text to a compiled grammar."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from radixrt.runtime.grammar import gbnf
+from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.closing import shortest_close
+from radixrt.runtime.grammar.compiled import Compiled
+from radixrt.runtime.grammar.gbnf_lark import to_lark
+from radixrt.runtime.grammar.json_schema import compile_schema
+from radixrt.runtime.grammar.lark import (
+    choices_grammar,
+    healed,
+    pattern,
+)
+from radixrt.runtime.grammar.llguidance import (
+    LlguidanceEngine,
+    LlguidanceMatcher,
+    lark_grammar,
+    regex_grammar,
+)
+from radixrt.runtime.grammar.tools import ToolValidator, parse_tools, tools_grammar
+from radixrt.runtime.grammar.validate import FinalValidator
+from radixrt.runtime.wire import GrammarSpec
+
+MAX_TEXT_LEN = 512 * 1024
+"""Characters that the text of a constraint may have."""
+
+CLOSING_LIMIT = 4096
+"""Tokens that the shortest text under a constraint is looked for with."""
+
+
+def compile_grammar(
+    engine: LlguidanceEngine, spec: GrammarSpec
+) -> tuple[Compiled, LlguidanceMatcher]:
+    """Return a compiled constraint and a matcher at its start. Raises ``GrammarError``.
+
+    Takes milliseconds to seconds, most of them without the interpreter lock.
+    """
+    _check_text(spec)
+    compiled, matcher = _compile(engine, spec)
+    if spec.finish == "valid":
+        is_json = spec.kind in ("json_schema", "tools")
+        shortest = shortest_close(matcher, engine.vocabulary, CLOSING_LIMIT, is_json=is_json)
+        if shortest is not None:
+            compiled = replace(compiled, shortest=tuple(shortest))
+    return compiled, matcher
+
+
+def _check_text(spec: GrammarSpec) -> None:
+    if len(spec.text) > MAX_TEXT_LEN:
+        raise GrammarError(
+            f"{spec.kind}: {len(spec.text)} characters; a constraint has at most {MAX_TEXT_LEN}"
+        )
+    try:
+        spec.text.encode()
+        spec.heal.encode()
+    except UnicodeEncodeError:
+        raise GrammarError(f"{spec.kind}: it holds half a surrogate pair, no text") from None
+
+
+def _compile(engine: LlguidanceEngine, spec: GrammarSpec) -> tuple[Compiled, LlguidanceMatcher]:
+    if spec.kind == "json_schema":
+        return _compile_schema(engine, spec)
+    if spec.kind == "tools":
+        tools = parse_tools(spec.text)
+        grammar = lark_grammar(_healed(tools_grammar(tools, engine.vocabulary), spec))
+        compiled = Compiled(grammar, is_enforced=False, validator=ToolValidator(tools), tools=tools)
+        return compiled, _build(engine, grammar, spec)
+    if spec.kind == "regex" and not spec.heal:
+        grammar = regex_grammar(spec.text)
+    else:
+        grammar = lark_grammar(_healed(_lark(spec), spec))
+    return Compiled(grammar), _build(engine, grammar, spec)
+
+
+def _compile_schema(
+    engine: LlguidanceEngine, spec: GrammarSpec
+) -> tuple[Compiled, LlguidanceMatcher]:
+    schema = compile_schema(
+        engine,
+        spec.text,
+        strict=spec.strict,
+        indent=spec.indent,
+        any_order=spec.any_order,
+        spaced=spec.spaced,
+    )
+    grammar, matcher = schema.grammar, schema.matcher
+    if spec.heal:
+        grammar = lark_grammar(_healed(schema.as_lark(), spec))
+        matcher = _build(engine, grammar, spec)
+    compiled = Compiled(
+        grammar,
+        is_json=True,
+        is_enforced=schema.is_enforced,
+        keywords=schema.keywords,
+        warnings=schema.warnings,
+        limits=schema.limits,
+        validator=FinalValidator(schema.schema),
+    )
+    return compiled, matcher
+
+
+def _lark(spec: GrammarSpec) -> str:
+    if spec.kind == "regex":
+        return f"start: {pattern(spec.text)}\n"
+    if spec.kind == "choices":
+        return choices_grammar(spec.text)
+    if spec.kind in ("gbnf", "ebnf"):
+        return to_lark(gbnf.parse(spec.text, spec.kind))
+    if spec.kind == "free":
+        return "start: /(?s:.*)/\n"
+    return spec.text
+
+
+def _healed(grammar: str, spec: GrammarSpec) -> str:
+    return healed(grammar, spec.heal) if spec.heal else grammar
+
+
+def _build(engine: LlguidanceEngine, grammar: str, spec: GrammarSpec) -> LlguidanceMatcher:
+    try:
+        return engine.build(grammar)
+    except GrammarError as error:
+        raise GrammarError(f"{spec.kind}: {error}") from None

@@ -1,0 +1,35 @@
+"""A constraint that was compiled, shared by the calls that use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from radixrt.runtime.grammar.enforcement import Keyword
+from radixrt.runtime.grammar.limits import CountLimit
+from radixrt.runtime.grammar.tools import Tools
+from radixrt.runtime.grammar.validate import Failure
+
+
+class Validator(Protocol):
+    """The final check of a finished text."""
+
+    def check(self, text: str) -> Failure | None:
+        """Return what is wrong with it; ``GrammarError`` when that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """``grammar`` is the engine's form; ``shortest`` a short text under it as tokens, None where
+    none was looked for or found. ``validator`` checks finished texts; ``is_enforced``: it is not
+    expected to find anything, so text may be shown before."""
+
+    grammar: str
+    is_json: bool = False
+    is_enforced: bool = True
+    keywords: tuple[Keyword, ...] = ()
+    warnings: tuple[str, ...] = ()
+    limits: tuple[CountLimit, ...] = ()
+    validator: Validator | None = None
+    shortest: tuple[int, ...] | None = None
+    tools: Tools | None = None

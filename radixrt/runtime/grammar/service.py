@@ -1,0 +1,175 @@
+"""Compiled constraints for the engine's loop: from the cache, or soon from a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from radixrt.runtime.grammar.base import GrammarTimeout
+from radixrt.runtime.grammar.cache import Entry, GrammarCache, Key, key_of
+from radixrt.runtime.grammar.compile import compile_grammar
+from radixrt.runtime.grammar.llguidance import LlguidanceEngine
+from radixrt.runtime.grammar.workers import Job, Workers
+from radixrt.runtime.wire import GrammarSpec
+
+COMPILE_TIMEOUT_S = 0.25
+"""How long one compilation may take."""
+
+VALIDATE_TIMEOUT_S = 5.0
+"""How long the final validation of one text may take."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A constraint that was asked for. ``entry`` is there when it could be compiled."""
+
+    key: Key
+    job: Job | None
+    entry: Entry | None = None
+
+
+class GrammarService:
+    """Hands out compiled constraints. Used by the loop's thread alone.
+
+    The tokenizer is read, by a worker, when the first constraint comes: it takes up to a second.
+    """
+
+    def __init__(
+        self,
+        build_engine: Callable[[], LlguidanceEngine],
+        *,
+        num_threads: int = 2,
+        capacity: int = 256,
+        timeout_s: float = COMPILE_TIMEOUT_S,
+    ) -> None:
+        """``num_threads`` 0 compiles in the caller's thread, for tests."""
+        self._build_engine = build_engine
+        self._engine: LlguidanceEngine | None = None
+        self._lock = Lock()
+        self._workers = Workers(num_threads)
+        self._timeout_s = timeout_s
+        self.cache = GrammarCache(capacity)
+        self._jobs: dict[Key, Job] = {}
+        self._growing: list[tuple[Entry, Job]] = []
+        self.num_compiled = 0
+        self.num_refused = 0
+        self.num_timeouts = 0
+
+    @property
+    def engine(self) -> LlguidanceEngine:
+        """The engine; built at the first use."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._build_engine()
+            return self._engine
+
+    def request(self, spec: GrammarSpec) -> Ticket:
+        """Ask for a constraint. Raises ``GrammarTimeout`` when no thread is left to compile it."""
+        key = key_of(spec)
+        entry = self.cache.get(key)
+        if entry is not None:
+            self._grow(entry)
+            return Ticket(key, None, entry)
+        job = self._jobs.get(key)
+        if job is None:
+            if self._engine is None:
+                job = self._workers.submit(self._first(spec), 60.0)
+            else:
+                job = self._workers.submit(self._compiling(spec), self._timeout_s)
+            self._jobs[key] = job
+        return Ticket(key, job)
+
+    def is_ready(self, ticket: Ticket) -> bool:
+        """Whether a ticket has its entry. Raises ``GrammarError`` when it will never have one."""
+        if ticket.entry is not None:
+            return True
+        job = ticket.job
+        assert job is not None
+        if not job.is_done:
+            if self._workers.abandon_late(job):
+                self._late(ticket, job)
+            return False
+        if job.result is not None and ticket.entry is None:
+            ticket.entry = self._keep(ticket.key, job)
+            return True
+        self._jobs.pop(ticket.key, None)
+        self.num_refused += 1
+        job.value()
+        return False
+
+    def _late(self, ticket: Ticket, job: Job) -> None:
+        self.num_timeouts += 1
+        raise GrammarTimeout(
+            f"compiling the constraint takes over {job.timeout_s * 1000:.0f} ms; simplify it, or "
+            "try again: when it is done after all, it is kept"
+        )
+
+    def submit(self, work: Callable[[], Any]) -> Job:
+        """Queue other work for the threads, such as a validation."""
+        return self._workers.submit(work, VALIDATE_TIMEOUT_S)
+
+    def is_late(self, job: Job) -> bool:
+        """Whether work that was submitted takes longer than it may."""
+        return self._workers.abandon_late(job)
+
+    def collect(self) -> None:
+        """Take in what threads have finished that nobody waits for."""
+        for key, job in [*self._jobs.items()]:
+            if job.is_done:
+                del self._jobs[key]
+                if job.result is not None:
+                    self._keep(key, job)
+        for entry, job in [*self._growing]:
+            if job.is_done:
+                self._growing.remove((entry, job))
+                entry.is_growing = False
+                if job.result is not None:
+                    entry.templates.append(job.result)
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counters."""
+        return {
+            "grammars_compiled": self.num_compiled,
+            "grammars_refused": self.num_refused,
+            "grammars_timed_out": self.num_timeouts,
+            "grammars_cached": len(self.cache),
+            "grammar_hits": self.cache.num_hits,
+            "grammar_misses": self.cache.num_misses,
+            "grammars_evicted": self.cache.num_evicted,
+        }
+
+    def _first(self, spec: GrammarSpec) -> Callable[[], Entry]:
+        """The job of a constraint that comes before the tokenizer was read."""
+
+        def work() -> Entry:
+            _ = self.engine
+            return self._compiling(spec)()
+
+        return work
+
+    def _compiling(self, spec: GrammarSpec) -> Callable[[], Entry]:
+        engine = self.engine
+
+        def work() -> Entry:
+            compiled, matcher = compile_grammar(engine, spec)
+            return Entry(compiled, [matcher])
+
+        return work
+
+    def _keep(self, key: Key, job: Job) -> Entry:
+        self._jobs.pop(key, None)
+        entry: Entry = job.result
+        known = self.cache._entries.get(key)
+        if known is not None:
+            return known
+        self.num_compiled += 1
+        self.cache.put(key, entry)
+        return entry
+
+    def _grow(self, entry: Entry) -> None:
+        if entry.wants_template:
+            engine, grammar = self.engine, entry.compiled.grammar
+            entry.is_growing = True
+            self._growing.append((entry, self.submit(lambda: engine.build(grammar))))
