@@ -175,6 +175,19 @@ class Detokenizer:
         return bisect_left(self.ends, end) + 1 if end > 0 else 0
 
 
+def detokenize(tokenizer: Tokenizer, context: list[int], token_ids: list[int]) -> str:
+    """Return the text that a ``Detokenizer`` has after ``token_ids``, at the cost of few calls."""
+    known_text = tokenizer.decode(context).rstrip(_REPLACEMENT)
+    text = tokenizer.decode([*context, *token_ids])[len(known_text) :]
+    if _REPLACEMENT not in text:
+        return text
+    # Broken or unfinished characters: which of them count is decided token by token.
+    detokenizer = Detokenizer(tokenizer, context)
+    for token_id in token_ids:
+        detokenizer.push(token_id)
+    return detokenizer.text
+
+
 def _build(spec: dict[str, Any], path: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
