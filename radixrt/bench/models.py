@@ -125,6 +125,12 @@ def _parsed(item: str, value: str, wanted: Any) -> Any:
 def _tokenizer(vocab_size: int, bos: int, eos: int) -> dict[str, Any]:
     """Return a byte-level tokenizer of ``vocab_size`` entries: the bytes, then made-up words that
     no text is split into but that have a text of their own."""
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     special = {bos: "<|begin|>", eos: "<|end|>"}
     texts = _byte_characters() + [f"Ġw{number}" for number in range(256, vocab_size)]
     for token_id, text in special.items():
@@ -146,9 +152,9 @@ def _tokenizer(vocab_size: int, bos: int, eos: int) -> dict[str, Any]:
             for token_id, text in special.items()
         ],
         "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "pre_tokenizer": byte_level,
         "post_processor": None,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": byte_level,
         "model": {
             "type": "BPE",
             "vocab": {text: token_id for token_id, text in enumerate(texts)},
