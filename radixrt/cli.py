@@ -34,6 +34,7 @@ def _application() -> Any:
     )
     application.command()(serve)
     application.command()(bench)
+    application.command()(doctor)
     application.command()(keygen)
     application.command()(version)
     return application
@@ -172,6 +173,15 @@ def bench(
     except ImportError as error:
         print(f"radixrt: {error}; pip install radixrt[runtime]", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def doctor() -> None:
+    """Say whether the runtime can run here, how well, and the one command that mends it."""
+    from radixrt.doctor.command import run_doctor
+    from radixrt.doctor.facts import gather
+
+    if not run_doctor(gather(), sys.stdout):
+        raise typer.Exit(1)
 
 
 def keygen(
