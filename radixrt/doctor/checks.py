@@ -75,53 +75,53 @@ def _python(facts: Facts) -> Finding:
 
 def _torch(facts: Facts) -> list[Finding]:
     needed = _requirement(facts, "torch")
-    torch = facts.torch
-    if torch is None:
+    seen = facts.torch
+    if seen is None:
         text = facts.torch_error if "torch" in facts.versions else "not installed"
         return [Finding("problem", "torch", f"{text}; every model needs it", (str(needed),))]
-    built = f"CUDA {torch.cuda}" if torch.cuda else f"HIP {torch.hip}" if torch.hip else "CPU only"
-    told = f"{torch.version}, {built}"
-    if not needed.allows(torch.version):
+    built = f"CUDA {seen.cuda}" if seen.cuda else f"HIP {seen.hip}" if seen.hip else "CPU only"
+    told = f"{seen.version}, {built}"
+    if not needed.allows(seen.version):
         text = f"{told}; radixrt is tested with {needed.range}"
-        return [Finding("problem", "torch", text, (str(needed),)), *_gpus(facts, torch)]
-    return [Finding("ok", "torch", told), *_gpus(facts, torch)]
+        return [Finding("problem", "torch", text, (str(needed),)), *_gpus(facts, seen)]
+    return [Finding("ok", "torch", told), *_gpus(facts, seen)]
 
 
-def _gpus(facts: Facts, torch: TorchFacts) -> list[Finding]:
-    if torch.gpus:
-        return [_gpu(facts, torch, index) for index in range(len(torch.gpus))]
+def _gpus(facts: Facts, seen: TorchFacts) -> list[Finding]:
+    if seen.gpus:
+        return [_gpu(facts, seen, index) for index in range(len(seen.gpus))]
     driver = facts.driver_cuda
     if driver is None:
         return [Finding("ok", "gpu", "none found: the CPU computes")]
     told = f"the driver runs CUDA up to {driver[0]}.{driver[1]}"
     mend = _torch_build(facts)
-    if not torch.cuda:
+    if not seen.cuda:
         return [
             Finding("note", "gpu", f"{told}, but this torch is for CPUs: the CPU computes", *mend)
         ]
-    if int(torch.cuda.split(".")[0]) > driver[0]:
-        text = f"{told}, this torch needs {torch.cuda}: the CPU computes; update the driver or "
+    if int(seen.cuda.split(".")[0]) > driver[0]:
+        text = f"{told}, this torch needs {seen.cuda}: the CPU computes; update the driver or "
         return [Finding("note", "gpu", text + "take a torch for the older CUDA", *mend)]
-    why = torch.error or "it finds no usable GPU"
+    why = seen.error or "it finds no usable GPU"
     text = f"{told}, but torch cannot use it: {why}; look at nvidia-smi and CUDA_VISIBLE_DEVICES"
     return [Finding("note", "gpu", text)]
 
 
-def _gpu(facts: Facts, torch: TorchFacts, index: int) -> Finding:
-    gpu = torch.gpus[index]
+def _gpu(facts: Facts, seen: TorchFacts, index: int) -> Finding:
+    gpu = seen.gpus[index]
     major, minor = gpu.capability
     told = f"cuda:{index} {gpu.name}, capability {major}.{minor}, " + (
         f"{gpu.free_bytes / 2**30:.1f} of {gpu.total_bytes / 2**30:.1f} GiB free"
     )
-    if torch.cuda and not _runs_on(torch.architectures, major, minor):
-        text = f"{told}; this torch has no kernels for it, only {', '.join(torch.architectures)}; "
+    if seen.cuda and not _runs_on(seen.architectures, major, minor):
+        text = f"{told}; this torch has no kernels for it, only {', '.join(seen.architectures)}; "
         return Finding(
             "problem",
             "gpu",
             text + "use device=cpu or another build of torch",
             *_torch_build(facts),
         )
-    if torch.cuda and major < 8:
+    if seen.cuda and major < 8:
         return Finding("note", "gpu", f"{told}; no bfloat16 in hardware: use dtype=float16")
     if gpu.free_bytes < gpu.total_bytes // 2:
         return Finding("note", "gpu", f"{told}; other processes hold the rest")
