@@ -37,7 +37,7 @@ TICK_S = 0.1
 FAREWELL_S = 1.0
 """How long a runtime that ends waits for its clients to have read everything."""
 
-_MAX_MESSAGES_A_ROUND = 256
+_MAX_MESSAGES_A_ROUND = 32
 """Messages of clients handled before the engine's are looked at again."""
 
 
