@@ -128,7 +128,7 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="Model directory, or a shape with random weights: llama-3.1-8b, qwen2.5-0.5b; "
             "without it the model that ships.",
         ),
