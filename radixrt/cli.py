@@ -35,6 +35,8 @@ def _application() -> Any:
         pretty_exceptions_enable=False,
     )
     application.command()(serve)
+    application.command()(bench)
+    application.command()(doctor)
     application.command()(keygen)
     application.command()(version)
     register(application)
@@ -128,6 +130,66 @@ def serve(
         raise typer.Exit(1) from None
 
 
+def bench(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model directory, or a shape with random weights: llama-3.1-8b, qwen2.5-0.5b; "
+            "without it the model that ships.",
+        ),
+    ] = "",
+    only: Annotated[
+        str,
+        typer.Option(help="Comma-separated: single, batch, few_shot, multi_turn, tree."),
+    ] = "",
+    scale: Annotated[float, typer.Option(help="Factor that shortens every length.")] = 1.0,
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated; the better of these runs counts.")
+    ] = "0,100",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the runtime; repeatable."),
+    ] = None,
+    engine: Annotated[bool, typer.Option(help="Measure the engine in process.")] = True,
+    server: Annotated[bool, typer.Option(help="Measure through a server over ZeroMQ.")] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File that gets the results.")
+    ] = None,
+) -> None:
+    """Measure five workloads, on the engine in process and through a server."""
+    from radixrt.errors import RadixError
+
+    try:
+        from radixrt.bench.command import run_bench
+
+        run_bench(
+            model,
+            only=[name.strip() for name in only.split(",") if name.strip()],
+            scale=scale,
+            seeds=_numbers("--seeds", seeds),
+            settings=settings or [],
+            has_engine=engine,
+            has_server=server,
+            json_file=json_file,
+        )
+    except RadixError as error:
+        print(f"radixrt: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except ImportError as error:
+        print(f"radixrt: {error}; pip install radixrt[runtime]", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def doctor() -> None:
+    """Say whether the runtime can run here, how well, and the one command that mends it."""
+    from radixrt.doctor.command import run_doctor
+    from radixrt.doctor.facts import gather
+
+    if not run_doctor(gather(), sys.stdout):
+        raise typer.Exit(1)
+
+
 def keygen(
     directory: Annotated[Path, typer.Argument(help="Where the two files are written.")],
     name: Annotated[str, typer.Argument(help="Name of the key pair, such as server.")],
@@ -151,6 +213,15 @@ def version() -> None:
         print(installed("radixrt"))
     except PackageNotFoundError:
         print("not installed")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    from radixrt.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: use whole numbers separated by commas") from None
 
 
 def _curve(secret: Path | None, allow: Path | None) -> ServerCurve | None:

@@ -74,6 +74,7 @@ class FakeEngine:
 
     def ready(self, max_context: int = 512) -> Ready:
         info = {"model": "fake", "architecture": "Fake", "device": "none", "kv_tokens": 1000}
+        info |= {"attention": "none", "attention_why": "nothing is computed", "max_running": 7}
         return Ready(max_context, self.vocab_size, info)
 
     def take(self, messages: Sequence[ToEngine]) -> None:

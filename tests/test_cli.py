@@ -34,7 +34,7 @@ def radixrt(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_commands() -> None:
     result = radixrt("--help")
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("serve", "keygen", "version"))
+    assert all(name in result.stdout for name in ("serve", "bench", "doctor", "keygen", "version"))
 
 
 def test_every_option_of_a_runtime_is_an_option_of_serve() -> None:

@@ -29,7 +29,8 @@ class Ids:
     def draw(self, length: int) -> list[int]:
         """Return ``length`` × scale ids, at least one."""
         num = max(1, round(int(length) * self._scale))
-        return self.rng.integers(FIRST_ID, self._end, num).tolist()
+        ids: list[int] = self.rng.integers(FIRST_ID, self._end, num).tolist()
+        return ids
 
     def length(self, num: int) -> int:
         """Return a number of tokens to generate, scaled."""

@@ -10,7 +10,7 @@ reference to the last segment: O(1), token-exact, and what both go on with is th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,28 +33,40 @@ Kind = Literal["text", "role", "generated", "chosen"]
 
 
 class Segment:
-    """A run of tokens after its ``parent``. Immutable but for what was learned of the cache."""
+    """A run of tokens after its ``parent``. Immutable but for what was learned of the cache.
+
+    ``text`` may be given as a function: few read what given tokens spell, and it is not free.
+    """
 
     __slots__ = (
         "_flat",
+        "_text",
         "cached_tokens",
         "end",
         "is_shared",
         "kind",
         "parent",
-        "text",
         "token_ids",
     )
 
-    def __init__(self, parent: Segment | None, kind: Kind, text: str, token_ids: TokenIds) -> None:
+    def __init__(
+        self, parent: Segment | None, kind: Kind, text: str | Callable[[], str], token_ids: TokenIds
+    ) -> None:
         self.parent = parent
         self.kind = kind
-        self.text = text
+        self._text = text
         self.token_ids = token_ids
         self.end: int = len(token_ids) + (parent.end if parent is not None else 0)
         self.cached_tokens = -1  # until a run over this segment says
         self.is_shared = False  # a fork begins here, so its flat ids are worth keeping
         self._flat: TokenIds | None = None
+
+    @property
+    def text(self) -> str:
+        """What it stands for."""
+        if not isinstance(self._text, str):
+            self._text = self._text()
+        return self._text
 
     def flat(self) -> TokenIds:
         """Return all token ids up to the end of this segment (int32, read-only)."""
@@ -151,7 +163,7 @@ class Branch:
     def is_runnable(self) -> bool:
         return bool(self.ops) and self.call is None and not self.is_waiting
 
-    def append(self, kind: Kind, text: str, token_ids: TokenIds) -> None:
+    def append(self, kind: Kind, text: str | Callable[[], str], token_ids: TokenIds) -> None:
         """Append tokens."""
         if len(token_ids) or text:
             self.head = Segment(self.head, kind, text, token_ids)

@@ -43,7 +43,7 @@ from radixrt.runtime.constraints import grammar_spec, healing_spec, shown_names
 from radixrt.runtime.outcome import field_scores, token_traces, tool_calls
 from radixrt.runtime.sessions import Session
 from radixrt.runtime.stops import StopMatch, StopMatcher, compile_patterns
-from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
+from radixrt.runtime.tokenizer import BlockDetokenizer, Detokenizer, Tokenizer
 from radixrt.runtime.wire import (
     Done,
     EngineUsage,
@@ -63,6 +63,9 @@ TokenIds = NDArray[np.int32]
 
 _CONTEXT_TOKENS = 6
 """Tokens before an output that decide how its first one is spelled."""
+
+_BLOCK_TOKENS = 16
+"""Tokens that become text at once where nothing waits for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +204,9 @@ class OutputStream:
 
     A stop string or pattern ends the text before the match, and the token ids with it: a token that
     the match cuts through is replaced by tokens of the part that stays. A stop token is no part of
-    the output. Logprobs are those of all sampled tokens, the cut ones included.
+    the output. Logprobs are those of all sampled tokens, the cut ones included. Where nothing needs
+    the text before the end, it is made in blocks: token by token costs several times as much, and
+    all at the end would keep the last answer waiting.
     """
 
     def __init__(
@@ -230,6 +235,11 @@ class OutputStream:
         self._detokenizer = Detokenizer(tokenizer, context, self._shown)
         self._matcher = StopMatcher(op.sampling.stop, patterns)
         self._has_stops = bool(op.sampling.stop or patterns)
+        # Text that nobody needs before the end is made in blocks; a constraint may take some back.
+        is_plain = op.constraint is None and not num_healed
+        is_late = is_plain and not (op.stream or self._has_stops)
+        self._blocks = BlockDetokenizer(tokenizer, context) if is_late else None
+        self._num_spelled = 0
         self._end_ids = end_ids
         self._end_token: int | None = None
         self._token_ids: list[int] = []
@@ -298,6 +308,8 @@ class OutputStream:
         if self.match is None and self._end_token is not None and done.matched != self._end_token:
             self._push(self._end_token)
         self._end_token = None
+        if self._blocks is not None:
+            self._spell(self._blocks)
         if self.match is not None:
             kept = self._detokenizer.num_tokens_within(self.match.start)
             kept_len = self._detokenizer.ends[kept - 1] if kept else 0
@@ -349,6 +361,8 @@ class OutputStream:
     @property
     def _full(self) -> str:
         """The text with what the prompt has of it already."""
+        if self._blocks is not None:
+            return self._blocks.text
         text = self._detokenizer.text
         return text if self.match is None else text[: self.match.start]
 
@@ -385,6 +399,11 @@ class OutputStream:
         )
 
     def _push(self, token_id: int) -> None:
+        if self._blocks is not None:
+            self._token_ids.append(token_id)
+            if len(self._token_ids) - self._num_spelled >= _BLOCK_TOKENS:
+                self._spell(self._blocks)
+            return
         seen = len(self._detokenizer.text)
         if len(self._token_ids) < self._min_tokens:
             self._search_from = seen  # a match cannot end the text before min_tokens
@@ -394,6 +413,10 @@ class OutputStream:
         is_due = self._has_stops and len(self._token_ids) >= self._min_tokens
         if is_due and len(text) > seen:
             self.match = self._matcher.search(text, seen, self._search_from)
+
+    def _spell(self, blocks: BlockDetokenizer) -> None:
+        blocks.extend(self._token_ids[self._num_spelled :])
+        self._num_spelled = len(self._token_ids)
 
     def _note_logprob(self, token_id: int, entry: SampledLogprob) -> None:
         self._logprobs.append(

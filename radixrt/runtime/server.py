@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import zmq
 
@@ -36,7 +37,7 @@ TICK_S = 0.1
 FAREWELL_S = 1.0
 """How long a runtime that ends waits for its clients to have read everything."""
 
-_MAX_MESSAGES_A_ROUND = 256
+_MAX_MESSAGES_A_ROUND = 32
 """Messages of clients handled before the engine's are looked at again."""
 
 
@@ -264,13 +265,22 @@ class Server:
             str(info.get("model", self._config.model_path.name)),
             device=info.get("device", ""),
             dtype=info.get("dtype", ""),
+            attention=_chosen(info, "attention"),
+            ops=_chosen(info, "ops"),
             kv_tokens=info.get("kv_tokens", ""),
+            max_running=info.get("max_running", ""),
             endpoint=endpoint,
         )
         if self._ready_file is not None:
             partial = self._ready_file.with_name(self._ready_file.name + ".partial")
             partial.write_text(endpoint + "\n", encoding="utf-8")
             partial.replace(self._ready_file)
+
+
+def _chosen(info: dict[str, Any], part: str) -> str:
+    """Return which provider of a part the engine chose and why: "triton (…)"."""
+    name, why = str(info.get(part, "")), str(info.get(f"{part}_why", ""))
+    return f"{name} ({why})" if why else name
 
 
 def _decoded(frame: bytes) -> Message | ProtocolError:

@@ -26,6 +26,10 @@ _LONGEST_PARTIAL = 16
 """Tokens without a whole character after which their bytes count as broken, not as unfinished."""
 
 
+_WINDOW_TOKENS = 4
+"""Tokens before a block that are decoded with it; more where these are not whole characters."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file; empty when there is no such file. Raises ``ModelError``."""
     try:
@@ -187,6 +191,61 @@ class Detokenizer:
         # Trailing tokens that added nothing may be the beginning of the next character.
         end = self.ends[covered - 1]
         return bisect_left(self.ends, end) + 1 if end > 0 else 0
+
+
+class BlockDetokenizer:
+    """The text that a ``Detokenizer`` has after the same tokens, made in blocks at a fraction of
+    its cost. Where a block holds broken characters, which of them count is decided token by token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context: list[int]) -> None:
+        """``context``: the tokens before."""
+        self._tokenizer = tokenizer
+        self._context = context
+        self._token_ids: list[int] = []
+        self._window = list(context)
+        self._known_text = tokenizer.decode(self._window).rstrip(_REPLACEMENT)
+        self._text = ""
+        self._is_whole = True
+        self._by_token: Detokenizer | None = None
+
+    def extend(self, token_ids: list[int]) -> None:
+        """Add tokens."""
+        self._token_ids += token_ids
+        if self._by_token is not None:
+            for token_id in token_ids:
+                self._by_token.push(token_id)
+            return
+        self._window += token_ids
+        new = self._tokenizer.decode(self._window)[len(self._known_text) :]
+        whole = new.rstrip(_REPLACEMENT)
+        self._is_whole = whole == new
+        if _REPLACEMENT in whole:
+            self._go_by_token()
+        elif self._is_whole and new:
+            self._text += new
+            self._shorten_window(len(token_ids))
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        if not self._is_whole and self._by_token is None:
+            self._go_by_token()
+        return self._text if self._by_token is None else self._by_token.text
+
+    def _shorten_window(self, num_new: int) -> None:
+        # One that begins within a character would spoil the next; an empty one hides its space.
+        window = self._window
+        for size in (_WINDOW_TOKENS, num_new, len(window)):
+            self._window = window[-size:]
+            self._known_text = self._tokenizer.decode(self._window)
+            if self._known_text and _REPLACEMENT not in self._known_text:
+                return
+
+    def _go_by_token(self) -> None:
+        self._by_token = Detokenizer(self._tokenizer, self._context)
+        for token_id in self._token_ids:
+            self._by_token.push(token_id)
 
 
 def _build(spec: dict[str, Any], path: Path) -> tokenizers.Tokenizer:

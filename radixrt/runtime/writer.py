@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from radixrt.errors import InvalidArgument, PromptTooLong
@@ -27,8 +29,8 @@ class BranchWriter:
             return
         self.settle(branch)
         if part.kind == "tokens":
-            token_ids = np.asarray(part.token_ids, dtype=np.int32)
-            branch.append("text", self._tokenizer.decode(list(part.token_ids)), token_ids)
+            if part.token_ids:
+                branch.append("text", self._text_of(part), np.asarray(part.token_ids, np.int32))
         elif part.kind == "tools":
             branch.turns = self._chat.declare(branch.turns, part.text)
         else:
@@ -76,6 +78,9 @@ class BranchWriter:
             token_ids = np.concatenate([self._tokenizer.start_ids, token_ids])
         branch.append("role", markup, token_ids)
         branch.turns = turns
+
+    def _text_of(self, part: Part) -> Callable[[], str]:
+        return lambda: self._tokenizer.decode(list(part.token_ids))
 
     def _check_length(self, branch: Branch) -> None:
         if branch.num_tokens > self._max_context:

@@ -273,3 +273,24 @@ def test_an_endpoint_in_use_is_not_taken_over(
 ) -> None:
     with pytest.raises(ConfigError, match="another process"):
         Server(RuntimeConfig(model=model_directory, endpoint=runtime.endpoint))
+
+
+def test_the_line_that_says_ready_names_what_was_chosen_and_why(
+    model_directory: Path, tmp_path: Path
+) -> None:
+    with serving(model_directory, tmp_path, stderr=subprocess.PIPE) as runtime:
+        runtime.await_ready()
+        runtime.terminate()
+        runtime.wait()
+        assert runtime.process.stderr is not None
+        with runtime.process.stderr as stderr:
+            (line,) = (line for line in stderr.read().decode().splitlines() if "ready: " in line)
+    for told in (
+        "fake",
+        "device none",
+        "attention none (nothing is computed)",
+        "kv_tokens 1000",
+        "max_running 7",
+        f"endpoint {runtime.endpoint}",
+    ):
+        assert told in line

@@ -12,7 +12,7 @@ from tiny_tokenizer import byte_level_tokenizer, sentencepiece_like_tokenizer, w
 from tokenizers import processors
 
 from radixrt.errors import ModelError
-from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
+from radixrt.runtime.tokenizer import BlockDetokenizer, Detokenizer, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,30 @@ def test_token_by_token_gives_the_text_back(byte_level: Tokenizer, text: str, co
         assert detokenizer.text.startswith(before)
         assert "�" not in detokenizer.text
     assert detokenizer.text == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), is_byte_level=st.booleans())
+def test_blocks_of_tokens_give_the_text_that_they_give_one_by_one(
+    byte_level: Tokenizer, sentencepiece: Tokenizer, data: st.DataObject, is_byte_level: bool
+) -> None:
+    tokenizer = byte_level if is_byte_level else sentencepiece
+    token_ids = st.integers(0, tokenizer.vocab_size - 1)
+    if data.draw(st.booleans()):
+        ids = tokenizer.encode(data.draw(texts) + data.draw(texts)).tolist()
+    else:
+        ids = data.draw(st.lists(token_ids, max_size=40))
+    context = data.draw(st.lists(token_ids, max_size=6))
+    by_token, by_block = Detokenizer(tokenizer, context), BlockDetokenizer(tokenizer, context)
+    for token_id in ids:
+        by_token.push(token_id)
+    while ids:
+        size = data.draw(st.integers(1, len(ids)))
+        by_block.extend(ids[:size])
+        ids = ids[size:]
+        if data.draw(st.booleans()):
+            assert by_token.text.startswith(by_block.text)
+    assert by_block.text == by_token.text
 
 
 @settings(max_examples=100, deadline=None)
