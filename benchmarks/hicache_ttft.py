@@ -67,7 +67,7 @@ class Bench:
             for _ in range(options.prompts)
         ]
         # Whatever compiles or allocates at its first use: long and short steps.
-        for length in (options.prompt_tokens // 2, 64, 3):
+        for length in (min(options.prompt_tokens // 2, 1024), 64, 3):
             warm = rng.integers(10, 999, length).astype(np.int32)
             for _ in range(2):
                 self.first_token(warm)
