@@ -140,6 +140,7 @@ class RuntimeConfig:
         resolved = replace(
             self,
             model=self.model_path.expanduser().absolute(),
+            disk=None if self.disk is None else Path(self.disk).expanduser().absolute(),
             device=name,
             max_step_tokens=max_step_tokens,
             overlap=overlap,
@@ -166,6 +167,8 @@ class RuntimeConfig:
             )
         if self.eviction not in ("learned", "lru"):
             raise ConfigError(f"eviction={self.eviction!r}: use learned or lru")
+        if self.store_on not in ("twice", "once", "keep"):
+            raise ConfigError(f"store_on={self.store_on}: use twice, once or keep")
         if self.overlap not in (-1, 0, 1):
             raise ConfigError(f"overlap={self.overlap}: 0 or 1 steps can be in flight")
         if self.context_length < 0:
