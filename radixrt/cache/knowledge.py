@@ -29,6 +29,8 @@ class Knowledge:
         Adds those of the sample to ``watched``. Returns the uses of each, those before its last
         eviction included, and the hash at the end.
         """
+        if len(key) <= self._page_bytes:
+            return self._one_born(before, key, now, first_page, watched)
         keys = self.hash.chain(before, key)
         uses = np.minimum(self.history.uses(keys), 254) + np.uint8(1)
         if self._reuse is not None:
@@ -40,6 +42,17 @@ class Knowledge:
                 numbers = (np.flatnonzero(is_watched) + first_page).tolist()
                 watched.update(zip(new, numbers, strict=True))
         return bytearray(uses.tobytes()), int(keys[-1])
+
+    def _one_born(
+        self, before: int, key: bytes, now: float, first_page: int, watched: dict[int, int]
+    ) -> tuple[bytearray, int]:
+        after = self.hash.step(before, key)
+        uses = min(self.history.uses_of(after) + 1, 255)
+        reuse = self._reuse
+        if reuse is not None and len(key) == self._page_bytes and reuse.is_one_watched(after):
+            reuse.born([after], [uses], now)
+            watched[after] = first_page
+        return bytearray((uses,)), after
 
     def used(self, before: int, key: bytes, now: float, *, is_first: bool) -> dict[int, int]:
         """A request asks for ``key`` behind the root of hash ``before``; returns its watched pages
@@ -61,12 +74,21 @@ class Knowledge:
         if self._reuse is not None:
             self._reuse.rests(watched, state, now)
 
-    def evicted(self, leaf: Node, num_pages: int, *, tier: int, when: float, whom: int) -> None:
-        """The last ``num_pages`` of a leaf are about to go."""
+    def cut(self, leaf: Node, num_pages: int, eviction: tuple[int, float, int] | None) -> None:
+        """The last ``num_pages`` of a leaf are about to go; ``eviction`` (tier, when, for whom) is
+        remembered."""
         key = leaf.key[-num_pages * self._page_bytes :]
-        before = self.hash.walk_back(leaf.chain, key)
-        keys = self.hash.chain(before, key)
-        self.history.note(keys, leaf.uses[-num_pages:], tier=tier, when=when, whom=whom)
+        if num_pages == 1:
+            if eviction is not None:
+                self.history.note_one(leaf.chain, leaf.uses[-1], *eviction)
+            leaf.chain = self.hash.step_back(leaf.chain, key)
+        else:
+            before = self.hash.walk_back(leaf.chain, key)
+            if eviction is not None:
+                keys = self.hash.chain(before, key)
+                self.history.note(keys, leaf.uses[-num_pages:], *eviction)
+            leaf.chain = before
+        del leaf.uses[-num_pages:]
 
     def keys_of(self, namespace: str, key: bytes) -> UInt64:
         """Return the hash after each page of a key, uint64 [pages]."""

@@ -17,6 +17,9 @@ from radixrt.cache.sorted_dict import SortedDict
 _KINDS: Final = 8
 """Queues of a group: with or without a copy below, times the priority of a lease (0 to 3)."""
 
+_CHOICE_S: Final = 0.05
+"""How long a queue that was found to have the least worth is taken from without looking again."""
+
 _PRIORITY_FACTOR: Final = 4.0
 """A step of priority makes pages worth so many times as much."""
 
@@ -46,6 +49,9 @@ class LearnedOrder:
         self._queues: dict[int, SortedDict[Place, Node]] = {}
         self._expiries: list[tuple[float, int, Node]] = []
         self._len = 0
+        self._chosen: SortedDict[Place, Node] | None = None
+        self._chosen_bucket = 0
+        self._chosen_until = 0.0
 
     def __len__(self) -> int:
         return self._len
@@ -70,6 +76,8 @@ class LearnedOrder:
             queue = self._queues[node.place[0]] = SortedDict()
         queue[node.place] = node
         self._len += 1
+        if queue.first() is node:
+            self._chosen = None
         if node.held_until > node.used:
             heapq.heappush(self._expiries, (node.held_until, node.serial, node))
 
@@ -87,6 +95,12 @@ class LearnedOrder:
         now = self._clock()
         if self._expiries and self._expiries[0][0] <= now:
             self._expire(now)
+        chosen = self._chosen
+        if chosen and now <= self._chosen_until:
+            # Nothing new is at the head of any queue, so it is still the one of least worth.
+            head = chosen.first()
+            if head is not None and age_bucket(now - head.used) == self._chosen_bucket:
+                return head
         self._reuse.refresh(now)
         victim: Node | None = None
         least = 0.0
@@ -108,6 +122,10 @@ class LearnedOrder:
                 worth *= _PRIORITY_FACTOR ** (number % _KINDS // 2)
             if victim is None or (worth, head.used) < (least, victim.used):
                 victim, least = head, worth
+                self._chosen = queue
+        if victim is not None:
+            self._chosen_bucket = age_bucket(now - victim.used)
+            self._chosen_until = now + _CHOICE_S
         return victim
 
     def num_alike(self, node: Node) -> int:

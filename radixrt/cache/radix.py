@@ -146,12 +146,10 @@ class RadixCache:
         Victims are unlocked leaves in the order of ``EvictionOrder``, each from its end. Returns
         how many pages were given back.
         """
-        tree, given = self._tree, 0
+        tree, given, now = self._tree, 0, self._clock()
         while given < num_pages and (leaf := tree.order.first()) is not None:
             num = min(num_pages - given, tree.order.num_alike(leaf))
-            if tree.known is not None:
-                tree.known.evicted(leaf, num, tier=self._tier, when=self._clock(), whom=whom)
-            pages = tree.cut(leaf, num)
+            pages = tree.cut(leaf, num, (self._tier, now, whom))
             self._allocator.give(pages)
             given += len(pages)
         self.counters.evicted_pages += given

@@ -183,10 +183,13 @@ class Tree:
         node.adopt(self._first_page(child), child)
         return child
 
-    def cut(self, node: Node, num_pages: int) -> Int32:
+    def cut(
+        self, node: Node, num_pages: int, eviction: tuple[int, float, int] | None = None
+    ) -> Int32:
         """Give up the last ``num_pages`` of an unlocked leaf, all of it if it has no more.
 
-        Returns the pages, which are the caller's now.
+        Returns the pages, which are the caller's now. ``eviction`` is what is remembered of it:
+        the tier, when, and for which request.
         """
         assert node.parent is not None
         assert not node.locks
@@ -194,15 +197,15 @@ class Tree:
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
             if self.known is not None:
-                cut = node.key[-num_pages * self.page_bytes :]
-                node.chain = self.known.hash.walk_back(node.chain, cut)
-                del node.uses[-num_pages:]
+                self.known.cut(node, num_pages, eviction)
             del node.key[-num_pages * self.page_bytes :]
             del node.pages[-num_pages * PAGE_ID_BYTES :]
             node.backed = min(node.backed, node.num_pages)
             self._replace(node)
         else:
             pages = bytes(node.pages)
+            if self.known is not None and eviction is not None:
+                self.known.cut(node, node.num_pages, eviction)
             self.order.discard(node)
             del node.parent.children[self._first_page(node)]
             node.key, node.pages = bytearray(), bytearray()
