@@ -33,7 +33,7 @@ _PRIOR_OF_STATE = np.array([1.0, 0.05, 3.0, 3.0, 3.0, 3.0, 3.0, 6.0])
 _WIDTHS: Float64 = UPPER - EDGES
 _CENTRES: Float64 = np.sqrt(np.maximum(EDGES, 0.25) * UPPER)
 
-_PRIOR_EVENTS = 3.0
+_PRIOR_EVENTS = 10.0
 """So many observed uses weigh as much as what was believed before."""
 
 MAX_WATCHED: Final = 16_384

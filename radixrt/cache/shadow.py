@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 from radixrt.cache.ages import age_bucket
 
-_FADE = 0.999
-"""Weight of a use after the next one: the last thousand count."""
+_FADE = 0.9998
+"""Weight of a use after the next one: the last five thousand count."""
 
-_MARGIN = 0.98
+_MARGIN = 0.995
 """The learned order is left when it hits less than this share of LRU's hits."""
 
 
