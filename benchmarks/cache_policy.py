@@ -3,8 +3,8 @@
 python benchmarks/cache_policy.py TRACE [TRACE ...]    # traces as ``radixrt cachesim`` reads them
 python benchmarks/cache_policy.py                      # the generated agent workload alone
 
-On each trace, at 0.5 to 16 million tokens: what the runtime does (``learned``) beside LRU, LFU (with
-the uses of cached pages, and with those of all time), GDSF and Belady's optimum; which cells are at
+On each trace, at 0.5 to 16 million tokens: what the runtime does (``learned``) beside LRU, LFU (by
+uses while cached, and by those of all time), GDSF and Belady's optimum; which cells are at
 or above the best classic policy less 0.5 point, and how far it ever is below LRU. Then the agent
 workload of ``radixrt.cache.workload``: how much of the distance from LRU to the optimum programs'
 signals close in a cache of half the working set, and what shuffled hints cost.

@@ -20,6 +20,9 @@ _KINDS: Final = 8
 _CHOICE_S: Final = 0.05
 """How long a queue that was found to have the least worth is taken from without looking again."""
 
+_COPY_COST: Final = 0.2
+"""What bringing a page back from the tier below costs, as a share of computing it, by default."""
+
 _PRIORITY_FACTOR: Final = 4.0
 """A step of priority makes pages worth so many times as much."""
 
@@ -43,7 +46,8 @@ class LearnedOrder:
     uses_bias = False
 
     def __init__(self, reuse: ReuseModel, clock: Callable[[], float] = time.monotonic) -> None:
-        self.copy_cost = 0.2
+        self.copy_cost: Callable[[], float] = lambda: _COPY_COST
+        self._copy_cost = _COPY_COST
         self._reuse = reuse
         self._clock = clock
         self._queues: dict[int, SortedDict[Place, Node]] = {}
@@ -101,7 +105,8 @@ class LearnedOrder:
             head = chosen.first()
             if head is not None and age_bucket(now - head.used) == self._chosen_bucket:
                 return head
-        self._reuse.refresh(now)
+        if self._reuse.refresh(now):
+            self._copy_cost = self.copy_cost()
         victim: Node | None = None
         least = 0.0
         if self._reuse.shadow.prefers_lru:
@@ -117,7 +122,7 @@ class LearnedOrder:
                 continue
             worth = worths[number // _KINDS][age_bucket(now - head.used)]
             if number % 2:
-                worth *= self.copy_cost
+                worth *= self._copy_cost
             if number % _KINDS > 1:
                 worth *= _PRIORITY_FACTOR ** (number % _KINDS // 2)
             if victim is None or (worth, head.used) < (least, victim.used):
