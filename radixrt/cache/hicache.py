@@ -397,7 +397,7 @@ class HiCache:
         while self._to_back_up.items:
             room = self.policy.max_copy_pages - self.host.num_storing
             if room < 1:
-                return
+                break
             namespace, token_ids = self._to_back_up.pop()
             known = self.host.cache.peek(namespace, token_ids) // size
             lease = self.device.hold(namespace, token_ids)
@@ -412,6 +412,7 @@ class HiCache:
             run = PageRun(namespace, token_ids, size, known, last)
             ticket = self.host.put(run, lease.pages[known:last], self.clock())
             self._backups[ticket] = _Backup(namespace, token_ids, lease, known, last)
+        self.host.start_puts()
 
     def _start_stores(self) -> None:
         size = self.page_size
