@@ -32,7 +32,9 @@ SHAPES = {"llama-3.1-8b": (32, 8, 128), "qwen2-0.5b": (24, 2, 64)}
 """Layers, KV heads, head_dim."""
 
 CHECKED_PAGES = 256
-PROGRAMS = (8, 16, 32, 64, 128)
+PROGRAMS = (16, 32, 64, 128)
+LARGE_BYTES = 4 << 30
+"""Larger cases are timed three times: each takes a good part of a second."""
 
 
 @dataclass
@@ -304,6 +306,7 @@ def measure_sgl(
 
 def measure(case: Case, repeats: int, with_sgl: bool) -> list[dict[str, Any]]:
     """Return a row for every way of one case."""
+    repeats = min(repeats, 3) if case.num_bytes > LARGE_BYTES else repeats
     block = block_copies(case, repeats)
     rows: list[dict[str, Any]] = [
         {"way": "block copy"} | {f"{name} GB/s": rate for name, rate in block.items()}
