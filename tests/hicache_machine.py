@@ -18,6 +18,7 @@ from radixrt.cache.radix import Lease, RadixCache
 from radixrt.cache.tier import Completion, Outcome, PageRun, TierStats
 
 PAGE_SIZE = 4
+MAX_PARKED = 40
 Tokens = tuple[int, ...]
 
 
@@ -287,6 +288,8 @@ class HiCacheMachine:
                 call.lease.hold(self.random.choice([5.0, 500.0]), self.random.randrange(4))
             self.parked.append(call.lease)
             self.wishes[id(call.lease)] = -(-len(call.tokens) // PAGE_SIZE)
+            if len(self.parked) > MAX_PARKED:
+                self.unpark()
         else:
             call.lease.release(ended=self.random.random() < 0.5)
 
