@@ -100,17 +100,21 @@ class RadixCache:
             return np.zeros(0, np.int32)
         key = encode(token_ids)
         found = self._tree.match(root, key)
-        rest = b""
-        if found.child is not None:
-            start = found.split + found.tail
-            rest = bytes(found.child.key[start : start + num * TOKEN_BYTES])
+        node, rest = found.child, b""
+        if node is not None:
+            rest = bytes(node.key[found.split + found.tail :])
         else:
             end = found.path[-1] if found.path else root
             wanted = key[found.matched : found.matched + self._tree.page_bytes]
             for near in end.children.neighbours(wanted):
                 if near is not None:
-                    rest = bytes(end.children[near].key[: num * TOKEN_BYTES])
+                    node = end.children[near]
+                    rest = bytes(node.key[: num * TOKEN_BYTES])
                     break
+        while rest and len(rest) < num * TOKEN_BYTES and node is not None:
+            node = node.children.first()
+            rest += bytes(node.key[: num * TOKEN_BYTES]) if node is not None else b""
+        rest = rest[: num * TOKEN_BYTES]
         return decode(rest)
 
     def evictions(
