@@ -92,6 +92,8 @@ class PageHistory:
         """Return how each page went; None for one that is not remembered."""
         at = self._places(keys)
         found = self._keys[at] == keys
+        if not found.any():  # a new prompt, the usual case
+            return [None] * len(keys)
         return [
             Eviction(TIERS[tier], when, whom) if is_known else None
             for is_known, tier, when, whom in zip(
