@@ -14,6 +14,7 @@ from radixrt.cache.history import Eviction
 from radixrt.cache.invariants import check_tree
 from radixrt.cache.lease import Extension, Lease, TailPage
 from radixrt.cache.node import NEVER, TOKEN_BYTES, decode, encode
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument, OutOfPages
@@ -118,15 +119,17 @@ class RadixCache:
         return decode(rest)
 
     def evictions(
-        self, namespace: str, token_ids: Int32, first_page: int
+        self, namespace: str, token_ids: Int32, first_page: int, keys: UInt64 | None = None
     ) -> Iterator[tuple[int, Eviction | None]]:
         """Yield each full page of ``token_ids`` from ``first_page`` on, with what is remembered of
-        its last eviction; None: it was never evicted, or that was forgotten."""
+        its last eviction; None: it was never evicted, or that was forgotten. ``keys`` are a lease's
+        ``page_keys``, which spare hashing."""
         known = self._tree.known
         num_pages = len(token_ids) // self.page_size
         if known is None or first_page >= num_pages:
             return
-        keys = known.keys_of(namespace, encode(token_ids[: num_pages * self.page_size]))
+        if keys is None or len(keys) < num_pages:
+            keys = known.keys_of(namespace, encode(token_ids[: num_pages * self.page_size]))
         yield from enumerate(known.history.evictions(keys[first_page:]), first_page)
 
     def take(self, num_pages: int, whom: int = 0) -> Int32:

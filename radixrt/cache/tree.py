@@ -15,6 +15,7 @@ from radixrt.cache.node import (
     common_prefix,
     page_ids,
 )
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
@@ -152,13 +153,15 @@ class Tree:
         used: float,
         first_page: int,
         watched: dict[int, int],
+        keys: UInt64 | None = None,
     ) -> Node:
         """Insert new pages after ``node``, which the caller's lease ends at; return their node.
 
         ``node`` grows when nobody else needs its end where it is; otherwise it gets a child, and
         the lock moves there. The pages become the tree's. A partial page that ``key`` completes is
         freed. Pages of the sample that is watched are added to the lease's ``watched``, with their
-        numbers in the sequence, ``first_page`` for the first.
+        numbers in the sequence, ``first_page`` for the first. ``keys`` are the pages' hashes, if
+        they are known.
         """
         self._free_superseded_by(node, key)
         num_pages = len(pages) // PAGE_ID_BYTES
@@ -168,7 +171,7 @@ class Tree:
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
         uses, chain = bytearray(), 0
         if self.known is not None:
-            uses, chain = self.known.born(node.chain, key, used, first_page, watched)
+            uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
             node.pages += pages

@@ -76,8 +76,9 @@ class Admission:
         if is_first:
             request.cached = int(self.slots.num_computed[slot])
             request.evicted = kv.num_evicted(request, request.cached)
-            request.explained = explain(kv, request)
         kv.note_use(request, is_first=is_first)
+        if is_first:
+            request.explained = explain(kv, request)
         self.growth_share = max(self.min_share, self.growth_share * self.decay)
         return True
 
