@@ -32,7 +32,9 @@ SHAPES = {"llama-3.1-8b": (32, 8, 128), "qwen2-0.5b": (24, 2, 64)}
 """Layers, KV heads, head_dim."""
 
 CHECKED_PAGES = 256
-PROGRAMS = (8, 16, 32, 64, 128)
+PROGRAMS = (16, 32, 64, 128)
+LARGE_BYTES = 4 << 30
+"""Larger cases are timed three times: each takes a good part of a second."""
 
 
 @dataclass
@@ -136,8 +138,26 @@ class Case:
         return both.permute(2, 0, 1, 3, 4)
 
 
-def block_copies(case: Case, repeats: int) -> dict[str, float]:
-    """Return GB/s of one copy of as many bytes, to the device and back."""
+def paired_shares(
+    calls: dict[str, Callable[[], Any]], blocks: dict[str, Callable[[], Any]], repeats: int
+) -> dict[str, float]:
+    """Return how fast each call is beside the block copy just before it, medians: on a machine that
+    others use, a rate and a rate taken later have little to do with each other."""
+    shares = {}
+    for name, call in calls.items():
+        ratios = []
+        for _ in range(3 * repeats):
+            begin = time.perf_counter()
+            blocks[name]()
+            middle = time.perf_counter()
+            call()
+            ratios.append((middle - begin) / (time.perf_counter() - middle))
+        shares[f"{name} share"] = statistics.median(ratios)
+    return shares
+
+
+def block_calls(case: Case) -> dict[str, Callable[[], Any]]:
+    """Return copies of as many bytes in one piece, to the device and back."""
     pools = case.pools
     rows = case.num_bytes // pools.block[0].nbytes
     host, device = pools.host[:rows], pools.block[:rows]
@@ -149,15 +169,18 @@ def block_copies(case: Case, repeats: int) -> dict[str, float]:
             target, source = addresses[::-1] if to_host else addresses
             ctypes.memmove(target, source, size)
 
-        calls = {"load": lambda: copy(False), "store": lambda: copy(True)}
-    else:
-        calls = {
-            "load": lambda: device.copy_(host, non_blocking=True),
-            "store": lambda: host.copy_(device, non_blocking=True),
-        }
+        return {"load": lambda: copy(False), "store": lambda: copy(True)}
     return {
-        name: case.num_bytes / seconds_of(call, pools.device, repeats) / 1e9
-        for name, call in calls.items()
+        "load": lambda: device.copy_(host, non_blocking=True),
+        "store": lambda: host.copy_(device, non_blocking=True),
+    }
+
+
+def block_copies(case: Case, repeats: int) -> dict[str, float]:
+    """Return GB/s of these copies."""
+    return {
+        name: case.num_bytes / seconds_of(call, case.pools.device, repeats) / 1e9
+        for name, call in block_calls(case).items()
     }
 
 
@@ -201,6 +224,8 @@ def measure_mover(case: Case, mover: Any, block: dict[str, float], repeats: int)
     for name, call in (("load", load), ("store", store)):
         rate = case.num_bytes / seconds_of(call, pools.device, repeats) / 1e9
         row |= {f"{name} GB/s": rate, f"{name} share": rate / block[name]}
+    if pools.device.type == "cpu":
+        row |= paired_shares({"load": load, "store": store}, block_calls(case), repeats)
     devices.synchronize(pools.device)
     begin = time.perf_counter()
     move = mover.load(case.pages, case.host_pages)
@@ -304,6 +329,7 @@ def measure_sgl(
 
 def measure(case: Case, repeats: int, with_sgl: bool) -> list[dict[str, Any]]:
     """Return a row for every way of one case."""
+    repeats = min(repeats, 3) if case.num_bytes > LARGE_BYTES else repeats
     block = block_copies(case, repeats)
     rows: list[dict[str, Any]] = [
         {"way": "block copy"} | {f"{name} GB/s": rate for name, rate in block.items()}

@@ -4,16 +4,17 @@
     python benchmarks/hicache_ttft.py qwen2-0.5b --prompts 1       # random weights, on a CPU
     python benchmarks/hicache_ttft.py MODEL_DIR
 
-Three processes, one after the other. The first computes prompts (*recomputed*), sends them again
-(*device*), and again after the device has dropped everything (*host*); the second is a restart
-over the same disk (*disk*). A sample of the pages that came back is compared byte by byte with what
-was computed. The third measures output tokens a second of requests that share nothing, in turn with
-the tiers and without.
+Two processes, one after the other. The first computes prompts (*recomputed*), sends them again
+(*device*), and again after the device has dropped everything (*host*); then it measures output
+tokens a second of requests that share nothing, in turn with the tiers and without. The second is a
+restart over the same disk (*disk*). A sample of the pages that came back is compared byte by byte
+with what was computed. ``--only decode`` measures decoding alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -67,7 +68,7 @@ class Bench:
             for _ in range(options.prompts)
         ]
         # Whatever compiles or allocates at its first use: long and short steps.
-        for length in (options.prompt_tokens // 2, 64, 3):
+        for length in (min(options.prompt_tokens // 2, 1024), 64, 3):
             warm = rng.integers(10, 999, length).astype(np.int32)
             for _ in range(2):
                 self.first_token(warm)
@@ -159,8 +160,10 @@ def first_process(options: argparse.Namespace) -> dict[str, Any]:
     np.savez(options.work / "first.npz", *[pages.numpy() for pages in kept])
     bench.evict()
     stats = bench.tiers.stats() if bench.tiers is not None else {}
+    rates = decode_rates(bench) if "decode" in options.only else {}
     bench.close()
     return {"seconds": rows, "cached": cached, "outputs": outputs, "same_outputs": equal} | {
+        "rates": rates,
         "info": bench.driver.info,
         "hicache": stats,
     }
@@ -188,11 +191,21 @@ def second_process(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def third_process(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure decoding with and without the tiers, in turns; requests share nothing."""
+def decode_process(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure decoding alone."""
     options.disk = None
     bench = Bench(options)
+    rates = decode_rates(bench)
+    bench.close()
+    return {"rates": rates}
+
+
+def decode_rates(bench: Bench) -> dict[str, list[float]]:
+    """Return output tokens a second with the tiers and without, in turns; requests share nothing
+    and nothing is stored below the host."""
+    options = bench.options
     assert bench.tiers is not None, "give --host a size"
+    bench.tiers.policy = dataclasses.replace(bench.tiers.policy, store_on="keep")
     rng = np.random.default_rng(1)
     rates: dict[str, list[float]] = {"off": [], "on": []}
     waves = 3 * options.running
@@ -212,11 +225,10 @@ def third_process(options: argparse.Namespace) -> dict[str, Any]:
             rates[name].append(sum(lengths) / seconds)
             print(f"  tiers {name}: {rates[name][-1]:.0f} output tok/s", file=sys.stderr)
     bench.kv.tiers = bench.tiers
-    bench.settle()
-    return {"rates": rates, "hicache": bench.tiers.stats()}
+    return rates
 
 
-PROCESSES = {"first": first_process, "second": second_process, "third": third_process}
+PROCESSES = {"first": first_process, "second": second_process, "decode": decode_process}
 
 
 def report(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -233,7 +245,7 @@ def report(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for result in results.values():
         for name, values in result.get("cached", {}).items():
             summary[f"{name} cached"] = min(values)
-    rates = results.get("third", {}).get("rates")
+    rates = next((r["rates"] for r in results.values() if r.get("rates")), None)
     if rates:
         off, on = statistics.median(rates["off"]), statistics.median(rates["on"])
         summary |= {"off tok/s": round(off, 1), "on tok/s": round(on, 1), "on/off": on / off}
@@ -246,14 +258,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompt-tokens", type=int, default=8000)
-    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--host", default="12GiB", help="host_memory")
     parser.add_argument("--running", type=int, default=32)
     parser.add_argument("--decode-prompt", type=int, default=256)
     parser.add_argument("--decode-new", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="first,second,third")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", default="first,decode,second")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--process", choices=PROCESSES, help=argparse.SUPPRESS)
@@ -271,7 +283,10 @@ def main() -> None:
         extra = ["--work", str(work)]
         if options.disk is None and "second" in options.only:
             extra += ["--disk", str(work / "pages")]
-        for name in options.only.split(","):
+        names = options.only.split(",")
+        for name in names:
+            if name == "decode" and "first" in names:
+                continue  # at the end of the first process
             command = [sys.executable, __file__, *arguments, *extra, "--process", name]
             begin = time.perf_counter()
             subprocess.run(command, check=True)

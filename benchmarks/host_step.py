@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
 from radixrt.runtime.engine import Engine
@@ -104,11 +105,14 @@ def _fields(sampling: TokenSampling) -> dict[str, Any]:
     return {name: getattr(sampling, name) for name in sampling.__struct_fields__}
 
 
-def build(num_running: int, tree_pages: int, max_tokens: int) -> tuple[EngineLoop, Load]:
+def build(
+    num_running: int, tree_pages: int, max_tokens: int, eviction: str
+) -> tuple[EngineLoop, Load]:
     num_pages = tree_pages + num_running * (CONTEXT // PAGE_SIZE) + 1
     slots = SlotTable(num_running, CONTEXT, PAGE_SIZE)
     allocator = PageAllocator(num_pages)
-    cache = RadixCache(allocator, PAGE_SIZE)
+    policy = learned_policy(allocator.num_usable) if eviction == "learned" else None
+    cache = RadixCache(allocator, PAGE_SIZE, policy=policy)
     fill_tree(cache, allocator, tree_pages)
     scheduler = Scheduler(
         slots,
@@ -181,6 +185,7 @@ def main() -> None:
     parser.add_argument("--running", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--tree-pages", type=int, nargs="+", default=[0, 1_000_000])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--eviction", choices=["learned", "lru"], default="learned")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     columns = ("schedule", "build", "sample", "read", "commit", "settle", "other", "total", "p99")
@@ -189,7 +194,7 @@ def main() -> None:
     for tree_pages in arguments.tree_pages:
         for num_running in arguments.running:
             for load, max_tokens in (("decode", CONTEXT - PROMPT), ("churn", 32)):
-                loop, _ = build(num_running, tree_pages, max_tokens)
+                loop, _ = build(num_running, tree_pages, max_tokens, arguments.eviction)
                 num_warm = 2 * num_running * PROMPT // 8192 + 40
                 found = measure(loop, num_warm, arguments.steps)
                 print(

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.eviction import Policy
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
 
@@ -70,13 +72,40 @@ def measure(name: str, calls: int, call: Callable[[int], object]) -> None:
     print(f"  {name:<58}{median:>10.1f}{p99:>10.1f}{worst:>10.1f}{calls:>8}")
 
 
+def policy_of(eviction: str, allocator: PageAllocator) -> Policy | None:
+    """Return what ``--eviction`` names; ``lru`` keeps no knowledge at all."""
+    return learned_policy(allocator.num_usable) if eviction == "learned" else None
+
+
+def spread(cache: RadixCache, sequences: list[Int32]) -> None:
+    """Use some sequences again, idle, ended and leased, so that leaves are in many groups."""
+    for i, tokens in enumerate(sequences):
+        for _ in range(i % 7):
+            lease = cache.acquire("model", tokens)
+            lease.note_use(tokens)
+            lease.release()
+        lease = cache.acquire("model", tokens)
+        lease.note_use(tokens)
+        if i % 3 == 0:
+            lease.park(0.0, pause_s=None if i % 2 else float(4 ** (i % 5)))
+            if i % 5 == 0:
+                lease.hold(1e6, i % 4)
+        else:
+            lease.release(ended=i % 3 == 1)
+
+
 def large_tree(
-    page_size: int, num_pages: int, num_leaves: int, prompt_tokens: int, places: int
+    page_size: int,
+    num_pages: int,
+    num_leaves: int,
+    prompt_tokens: int,
+    places: int,
+    eviction: str,
 ) -> None:
     """Match, insert and evict in one large tree."""
     sequences = build(page_size, num_pages, num_leaves, prompt_tokens, places)
     allocator = PageAllocator(num_pages * 5 // 4 + 2 * prompt_tokens // page_size)
-    cache = RadixCache(allocator, page_size)
+    cache = RadixCache(allocator, page_size, policy=policy_of(eviction, allocator))
     start = time.perf_counter()
     for tokens in sequences:
         insert(cache, allocator, tokens)
@@ -131,6 +160,8 @@ def large_tree(
         5000,
         lambda i: acquire_release(short[i * 7 % len(short)]),
     )
+    if eviction == "learned":
+        spread(cache, sequences[num_long : num_long + 5000])
     measure("evict one page", min(20_000, cache.num_evictable // 8), lambda i: cache.evict(1))
     gc.collect()
     measure("evict 64 pages", min(1000, cache.num_evictable // 128), lambda i: cache.evict(64))
@@ -223,12 +254,20 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, default=100_000)
     parser.add_argument("--prompt-tokens", type=int, default=32_768)
     parser.add_argument("--places", type=int, default=256, help="nodes on the path of a prompt")
+    parser.add_argument("--eviction", choices=["learned", "lru"], default="learned")
     parser.add_argument("--page-size", type=int, nargs="*", default=[16, 1])
     options = parser.parse_args()
     print(f"  {'microseconds':<58}{'median':>10}{'p99':>10}{'worst':>10}{'calls':>8}")
     for page_size in options.page_size:
         gc.collect()
-        large_tree(page_size, options.pages, options.leaves, options.prompt_tokens, options.places)
+        large_tree(
+            page_size,
+            options.pages,
+            options.leaves,
+            options.prompt_tokens,
+            options.places,
+            options.eviction,
+        )
         gc.collect()
         for forked in (False, True):
             conversation(page_size, 500, forked=forked)

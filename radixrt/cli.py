@@ -79,6 +79,22 @@ def serve(
     eviction: Annotated[
         str, typer.Option(help="What goes first: learned (worth least) or lru.")
     ] = "learned",
+    host_memory: Annotated[
+        str, typer.Option(help="Memory for pages the device has no room for: auto, 0 or 4GiB.")
+    ] = "auto",
+    disk: Annotated[
+        Path | None, typer.Option(help="Directory that keeps pages over restarts.")
+    ] = None,
+    disk_quota: Annotated[str, typer.Option(help="Most bytes of the directory.")] = "16GiB",
+    remote: Annotated[
+        str, typer.Option(help="URL of a Redis server that shares pages between runtimes.")
+    ] = "",
+    store_on: Annotated[
+        str, typer.Option(help="Store prefixes seen twice, once, or only what programs keep.")
+    ] = "twice",
+    fetch_deadline_s: Annotated[
+        float, typer.Option(help="Seconds a request waits for stored pages at most.")
+    ] = 5.0,
     overlap: Annotated[
         int, typer.Option(help="Steps in flight during preparation: 0 or 1; -1 chooses.")
     ] = -1,

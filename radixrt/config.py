@@ -142,7 +142,11 @@ class RuntimeConfig:
         if name == "cpu" or (name != "auto" and memory_bytes is not None):
             derived = self._derive(name.startswith("cuda"), memory_bytes or 0)
         resolved = replace(
-            self, model=self.model_path.expanduser().absolute(), device=name, **derived
+            self,
+            model=self.model_path.expanduser().absolute(),
+            disk=None if self.disk is None else Path(self.disk).expanduser().absolute(),
+            device=name,
+            **derived,
         )
         resolved._check()
         return resolved
@@ -183,6 +187,8 @@ class RuntimeConfig:
             )
         if self.eviction not in ("learned", "lru"):
             raise ConfigError(f"eviction={self.eviction!r}: use learned or lru")
+        if self.store_on not in ("twice", "once", "keep"):
+            raise ConfigError(f"store_on={self.store_on}: use twice, once or keep")
         if self.overlap not in (-1, 0, 1):
             raise ConfigError(f"overlap={self.overlap}: 0 or 1 steps can be in flight")
         if self.context_length < 0:

@@ -187,6 +187,7 @@ class Runtime:
         grammar: GrammarSpec | None = None,
         deadline_s: float | None = None,
         namespace: str = "",
+        pause_s: float | None = None,
         **sampling: Any,
     ) -> int:
         """Put a ``Run`` in and return its id."""
@@ -200,6 +201,7 @@ class Runtime:
                 grammar,
                 namespace,
                 deadline_s,
+                pause_s=pause_s,
             )
         )
         return self.num_ids

@@ -12,11 +12,13 @@ import numpy as np
 
 from radixrt.cache.hicache import Fetch, HiCache, TierPolicy
 from radixrt.cache.host import HostTier, PageLoad
+from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
 from radixrt.cache.tier import Completion, Outcome, PageRun, TierStats
 
 PAGE_SIZE = 4
+MAX_PARKED = 40
 Tokens = tuple[int, ...]
 
 
@@ -173,7 +175,8 @@ class HiCacheMachine:
         self.device = [-1] * num_pages
         self.on_host = [-1] * host_pages
         self.allocator = PageAllocator(num_pages)
-        self.cache = RadixCache(self.allocator, PAGE_SIZE, clock=self.clock)
+        learned = learned_policy(num_pages, self.clock)
+        self.cache = RadixCache(self.allocator, PAGE_SIZE, clock=self.clock, policy=learned)
         self.mover = LateMover(self.device, self.on_host)
         data = np.zeros((host_pages, 8), np.uint8)
         self.host = HostTier(data, PAGE_SIZE, self.mover, clock=self.clock)
@@ -218,6 +221,7 @@ class HiCacheMachine:
             self.fetches = self.fetches[-8:]
         lease = self.cache.acquire(namespace, ids)
         lease.drop_tail()
+        lease.note_use(ids)
         call = Call(namespace, tokens[: lease.num_tokens], lease, [])
         self._expect_pages(namespace, tokens, lease.pages.tolist(), self.device)
         self.calls.append(call)
@@ -277,9 +281,15 @@ class HiCacheMachine:
         self.known.append((call.namespace, call.tokens))
         self.known = self.known[-24:]
         if self.random.random() < 0.4:
-            call.lease.park(self.random.choice([1.0, 50.0]))
+            call.lease.park(
+                self.random.choice([1.0, 50.0]), pause_s=self.random.choice([None, 1.0, 30.0])
+            )
+            if self.random.random() < 0.3:
+                call.lease.hold(self.random.choice([5.0, 500.0]), self.random.randrange(4))
             self.parked.append(call.lease)
             self.wishes[id(call.lease)] = -(-len(call.tokens) // PAGE_SIZE)
+            if len(self.parked) > MAX_PARKED:
+                self.unpark()
         else:
             call.lease.release(ended=self.random.random() < 0.5)
 

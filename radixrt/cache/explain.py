@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from radixrt.cache.history import Eviction
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
 from radixrt.cache.radix import RadixCache
 
@@ -91,13 +92,15 @@ def explain_misses(
     refused: Refused | None,
     now: float,
     below: RadixCache | None = None,
+    keys: UInt64 | None = None,
 ) -> tuple[Miss, ...]:
     """Return the misses that make up ``[num_cached, n)`` of a prompt, int32 [n], in order.
 
     ``limit`` is how much of the prompt may come from the cache at all. ``shared`` is the namespace
     that everybody may see, ``field`` what sets this request's apart from it. Prefixes of other
     tenants are never looked for: that they exist is their secret. ``below`` is the host's cache, if
-    there is one: a page is evicted when the last tier has given it up.
+    there is one: a page is evicted when the last tier has given it up. ``keys``: a lease's
+    ``page_keys``.
     """
     n = len(token_ids)
     misses: list[Miss] = []
@@ -112,7 +115,7 @@ def explain_misses(
         misses.append(Miss(at, end, "namespace", field=field))
         at = end
     page_size = cache.page_size
-    for page, eviction in _evictions(cache, below, namespace, token_ids, at // page_size):
+    for page, eviction in _evictions(cache, below, namespace, token_ids, at // page_size, keys):
         end = min((page + 1) * page_size, n)
         if eviction is None or end <= at:
             if end > at:
@@ -135,13 +138,14 @@ def _evictions(
     namespace: str,
     token_ids: Int32,
     first_page: int,
+    keys: UInt64 | None,
 ) -> Iterator[tuple[int, Eviction | None]]:
     """Yield each page with its last eviction from either cache."""
     if below is None:
-        yield from cache.evictions(namespace, token_ids, first_page)
+        yield from cache.evictions(namespace, token_ids, first_page, keys)
         return
-    upper = cache.evictions(namespace, token_ids, first_page)
-    lower = below.evictions(namespace, token_ids, first_page)
+    upper = cache.evictions(namespace, token_ids, first_page, keys)
+    lower = below.evictions(namespace, token_ids, first_page, keys)
     for (page, one), (_, other) in zip(upper, lower, strict=False):
         known = [eviction for eviction in (one, other) if eviction is not None]
         yield page, max(known, key=lambda eviction: eviction.when, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -187,6 +188,14 @@ class HiCache:
             self.host.unmatch(match)
             return None, "not_worth", seconds
         return match, "", seconds
+
+    def copy_cost(self) -> float:
+        """Return what bringing a page back from the host costs, as a share of computing it."""
+        _, copying = self.costs.tier(self.host.name).fit()
+        _, computing = self.costs.compute.fit()
+        computing *= self.page_size
+        is_known = copying > 0 and computing < math.inf
+        return min(max(copying / computing, 0.01), 1.0) if is_known else 0.2
 
     def load(self, match: HostMatch, first: int, pages: Int32) -> PageLoad:
         """Plan to copy a match's pages from ``first`` on into the device's ``pages``."""
@@ -388,7 +397,7 @@ class HiCache:
         while self._to_back_up.items:
             room = self.policy.max_copy_pages - self.host.num_storing
             if room < 1:
-                return
+                break
             namespace, token_ids = self._to_back_up.pop()
             known = self.host.cache.peek(namespace, token_ids) // size
             lease = self.device.hold(namespace, token_ids)
@@ -403,6 +412,7 @@ class HiCache:
             run = PageRun(namespace, token_ids, size, known, last)
             ticket = self.host.put(run, lease.pages[known:last], self.clock())
             self._backups[ticket] = _Backup(namespace, token_ids, lease, known, last)
+        self.host.start_puts()
 
     def _start_stores(self) -> None:
         size = self.page_size

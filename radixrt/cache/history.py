@@ -9,18 +9,11 @@ from numpy.typing import NDArray
 
 from radixrt.cache.pagehash import UInt64
 
-RECORD: Final = np.dtype(
-    [
-        ("key", np.uint64),
-        ("when", np.float64),
-        ("whom", np.int64),
-        ("uses", np.uint8),
-        ("tier", np.uint8),
-    ]
-)
-
 TIERS: Final = ("device", "host", "disk", "remote")
 """Names of the tiers, by the number in a record."""
+
+_SPARE_BITS = 20
+"""The lowest bits of a hash are the poorest ones."""
 
 MIN_RECORDS: Final = 1 << 16
 MAX_RECORDS: Final = 1 << 21
@@ -45,8 +38,13 @@ class PageHistory:
     """
 
     def __init__(self, num_records: int) -> None:
-        self._mask = np.uint64((1 << max(4, (num_records - 1).bit_length())) - 1)
-        self._records = np.zeros(int(self._mask) + 1, RECORD)
+        num = 1 << max(4, (num_records - 1).bit_length())
+        self._mask = num - 1
+        self._keys: UInt64 = np.zeros(num, np.uint64)
+        self._when = np.zeros(num, np.float64)
+        self._whom = np.zeros(num, np.int64)
+        self._uses = np.zeros(num, np.uint8)
+        self._tier = np.zeros(num, np.uint8)
 
     @classmethod
     def for_pages(cls, num_pages: int) -> PageHistory:
@@ -56,38 +54,58 @@ class PageHistory:
     @property
     def num_bytes(self) -> int:
         """Memory it takes, from the start to the end."""
-        return self._records.nbytes
+        arrays = (self._keys, self._when, self._whom, self._uses, self._tier)
+        return sum(array.nbytes for array in arrays)
 
     def note(
-        self, keys: UInt64, uses: bytes | bytearray, *, tier: int, when: float, whom: int
+        self, keys: UInt64, uses: bytes | bytearray, tier: int, when: float, whom: int
     ) -> None:
         """Remember that pages with these hashes were evicted after ``uses`` uses each."""
         at = self._places(keys)
-        records = self._records
-        records["key"][at] = keys
-        records["when"][at] = when
-        records["whom"][at] = whom
-        records["uses"][at] = np.frombuffer(uses, np.uint8)
-        records["tier"][at] = tier
+        self._keys[at] = keys
+        self._when[at] = when
+        self._whom[at] = whom
+        self._uses[at] = np.frombuffer(uses, np.uint8)
+        self._tier[at] = tier
+
+    def note_one(self, key: int, uses: int, tier: int, when: float, whom: int) -> None:
+        """``note`` for one page."""
+        at = (key >> _SPARE_BITS) & self._mask
+        self._keys[at] = key
+        self._when[at] = when
+        self._whom[at] = whom
+        self._uses[at] = uses
+        self._tier[at] = tier
 
     def uses(self, keys: UInt64) -> NDArray[np.uint8]:
         """Return how often each page had been used when it went, uint8 [n]; 0: not remembered."""
         at = self._places(keys)
-        found = self._records["key"][at] == keys
-        uses: NDArray[np.uint8] = np.where(found, self._records["uses"][at], 0).astype(np.uint8)
-        return uses
+        uses: NDArray[np.uint8] = np.where(self._keys[at] == keys, self._uses[at], 0)
+        return uses.astype(np.uint8)
+
+    def uses_of(self, key: int) -> int:
+        """``uses`` of one page."""
+        at = (key >> _SPARE_BITS) & self._mask
+        return int(self._uses[at]) if int(self._keys[at]) == key else 0
 
     def evictions(self, keys: UInt64) -> list[Eviction | None]:
         """Return how each page went; None for one that is not remembered."""
         at = self._places(keys)
-        found = self._records["key"][at] == keys
+        found = self._keys[at] == keys
+        if not found.any():  # a new prompt, the usual case
+            return [None] * len(keys)
         return [
-            Eviction(TIERS[int(record["tier"])], float(record["when"]), int(record["whom"]))
-            if is_known
-            else None
-            for record, is_known in zip(self._records[at], found.tolist(), strict=True)
+            Eviction(TIERS[tier], when, whom) if is_known else None
+            for is_known, tier, when, whom in zip(
+                found.tolist(),
+                self._tier[at].tolist(),
+                self._when[at].tolist(),
+                self._whom[at].tolist(),
+                strict=True,
+            )
         ]
 
     def _places(self, keys: UInt64) -> NDArray[np.int64]:
-        places: NDArray[np.int64] = ((keys >> np.uint64(20)) & self._mask).astype(np.int64)
+        places: NDArray[np.int64] = (keys >> np.uint64(_SPARE_BITS)).astype(np.int64)
+        places &= self._mask
         return places

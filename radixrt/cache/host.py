@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -52,12 +52,14 @@ class PageLoad:
 @dataclass(slots=True, eq=False)
 class Fill:
     """Pages of the host that somebody is writing: the pages ``[run.first, run.first + n)`` of a
-    sequence whose earlier pages the lease holds."""
+    sequence whose earlier pages the lease holds. ``source`` are the device's, if they come from
+    there."""
 
     run: PageRun
     lease: Lease
     pages: Int32
     ticket: int = 0
+    source: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
     move: Move | None = None
 
 
@@ -127,16 +129,28 @@ class HostTier:
             self.end_fill(fill, 0)
             return self._end_at_once("ok", run.num_pages)
         skipped = fill.run.first - run.first
-        fill.move = self.mover.store(pages[skipped : skipped + len(fill.pages)], fill.pages)
+        fill.source = pages[skipped : skipped + len(fill.pages)]
         fill.ticket = next(self._tickets)
         self._storing.append(fill)
         return fill.ticket
+
+    def start_puts(self) -> None:
+        """Start what was put since the last call, as one move; ``poll`` does so as well."""
+        fills = [fill for fill in self._storing if fill.move is None]
+        if fills:
+            move = self.mover.store(
+                np.concatenate([fill.source for fill in fills]),
+                np.concatenate([fill.pages for fill in fills]),
+            )
+            for fill in fills:
+                fill.move = move
 
     def poll(self) -> Sequence[Completion]:
         """See ``Tier``."""
         if self._loading:
             self._loading = [load for load in self._loading if not self._end_load(load)]
         if self._storing:
+            self.start_puts()
             self._storing = [fill for fill in self._storing if not self._end_store(fill)]
         ended, self._ended = self._ended, []
         return ended
@@ -154,6 +168,7 @@ class HostTier:
     def fence(self, timeout_s: float) -> bool:
         """See ``Tier``; what was only planned is not waited for."""
         end = time.monotonic() + timeout_s
+        self.start_puts()
         while any(not fill.move.is_done for fill in self._storing if fill.move is not None):
             if time.monotonic() > end:
                 return False
@@ -327,5 +342,6 @@ class HostTier:
         self._stats.bytes_written += num_bytes
         self._stats.failed += len(fill.pages) - num
         outcome: Outcome = "ok" if move.is_done else "failed"
-        self._ended.append(Completion(fill.ticket, outcome, num, num_bytes, move.seconds))
+        seconds = move.seconds * num / move.num_pages
+        self._ended.append(Completion(fill.ticket, outcome, num, num_bytes, seconds))
         return True

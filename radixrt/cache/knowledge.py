@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from radixrt.cache.history import PageHistory
 from radixrt.cache.node import TOKEN_BYTES, Node
 from radixrt.cache.pagehash import PageHash, UInt64
 from radixrt.cache.reuse import ReuseModel
+
+NO_KEYS: Final[UInt64] = np.zeros(0, np.uint64)
 
 
 class Knowledge:
@@ -22,14 +25,23 @@ class Knowledge:
         self._page_bytes = page_size * TOKEN_BYTES
 
     def born(
-        self, before: int, key: bytes, now: float, first_page: int, watched: dict[int, int]
+        self,
+        before: int,
+        key: bytes,
+        now: float,
+        first_page: int,
+        watched: dict[int, int],
+        keys: UInt64 | None = None,
     ) -> tuple[bytearray, int]:
         """Pages were computed after the prefix of hash ``before``, which has ``first_page`` pages.
 
-        Adds those of the sample to ``watched``. Returns the uses of each, those before its last
-        eviction included, and the hash at the end.
+        ``keys`` are their hashes, if they are known. Adds those of the sample to ``watched``.
+        Returns the uses of each, those before its last eviction included, and the hash at the end.
         """
-        keys = self.hash.chain(before, key)
+        if len(key) <= self._page_bytes:
+            return self._one_born(before, key, now, first_page, watched)
+        if keys is None:
+            keys = self.hash.chain(before, key)
         uses = np.minimum(self.history.uses(keys), 254) + np.uint8(1)
         if self._reuse is not None:
             num_full = len(key) // self._page_bytes
@@ -41,32 +53,56 @@ class Knowledge:
                 watched.update(zip(new, numbers, strict=True))
         return bytearray(uses.tobytes()), int(keys[-1])
 
-    def used(self, before: int, key: bytes, now: float, *, is_first: bool) -> dict[int, int]:
+    def _one_born(
+        self, before: int, key: bytes, now: float, first_page: int, watched: dict[int, int]
+    ) -> tuple[bytearray, int]:
+        after = self.hash.step(before, key)
+        uses = min(self.history.uses_of(after) + 1, 255)
+        reuse = self._reuse
+        if reuse is not None and len(key) == self._page_bytes and reuse.is_one_watched(after):
+            reuse.born([after], [uses], now)
+            watched[after] = first_page
+        return bytearray((uses,)), after
+
+    def used(
+        self, before: int, key: bytes, now: float, *, is_first: bool
+    ) -> tuple[dict[int, int], UInt64]:
         """A request asks for ``key`` behind the root of hash ``before``; returns its watched pages
-        and which of its pages they are."""
+        with which of its pages they are, and the hashes of all its full pages."""
         num_full = len(key) // self._page_bytes
-        if self._reuse is None or num_full == 0:
-            return {}
+        if num_full == 0:
+            return {}, NO_KEYS
         keys = self.hash.chain(before, key[: num_full * self._page_bytes])
+        if self._reuse is None:
+            return {}, keys
         is_watched = self._reuse.is_watched(keys)
         watched: list[int] = keys[is_watched].tolist()
         if is_first:
             self._reuse.used(watched, now)
         else:
             self._reuse.resumed(watched, now)
-        return dict(zip(watched, np.flatnonzero(is_watched).tolist(), strict=True))
+        return dict(zip(watched, np.flatnonzero(is_watched).tolist(), strict=True)), keys
 
     def rests(self, watched: Iterable[int], state: int, now: float) -> None:
         """No request runs on these pages any more."""
         if self._reuse is not None:
             self._reuse.rests(watched, state, now)
 
-    def evicted(self, leaf: Node, num_pages: int, *, tier: int, when: float, whom: int) -> None:
-        """The last ``num_pages`` of a leaf are about to go."""
+    def cut(self, leaf: Node, num_pages: int, eviction: tuple[int, float, int] | None) -> None:
+        """The last ``num_pages`` of a leaf are about to go; ``eviction`` (tier, when, for whom) is
+        remembered."""
         key = leaf.key[-num_pages * self._page_bytes :]
-        before = self.hash.walk_back(leaf.chain, key)
-        keys = self.hash.chain(before, key)
-        self.history.note(keys, leaf.uses[-num_pages:], tier=tier, when=when, whom=whom)
+        if num_pages == 1:
+            if eviction is not None:
+                self.history.note_one(leaf.chain, leaf.uses[-1], *eviction)
+            leaf.chain = self.hash.step_back(leaf.chain, key)
+        else:
+            before = self.hash.walk_back(leaf.chain, key)
+            if eviction is not None:
+                keys = self.hash.chain(before, key)
+                self.history.note(keys, leaf.uses[-num_pages:], *eviction)
+            leaf.chain = before
+        del leaf.uses[-num_pages:]
 
     def keys_of(self, namespace: str, key: bytes) -> UInt64:
         """Return the hash after each page of a key, uint64 [pages]."""

@@ -17,6 +17,12 @@ from radixrt.cache.sorted_dict import SortedDict
 _KINDS: Final = 8
 """Queues of a group: with or without a copy below, times the priority of a lease (0 to 3)."""
 
+_CHOICE_S: Final = 0.05
+"""How long a queue that was found to have the least worth is taken from without looking again."""
+
+_COPY_COST: Final = 0.2
+"""What bringing a page back from the tier below costs, as a share of computing it, by default."""
+
 _PRIORITY_FACTOR: Final = 4.0
 """A step of priority makes pages worth so many times as much."""
 
@@ -40,12 +46,16 @@ class LearnedOrder:
     uses_bias = False
 
     def __init__(self, reuse: ReuseModel, clock: Callable[[], float] = time.monotonic) -> None:
-        self.copy_cost = 0.2
+        self.copy_cost: Callable[[], float] = lambda: _COPY_COST
+        self._copy_cost = _COPY_COST
         self._reuse = reuse
         self._clock = clock
         self._queues: dict[int, SortedDict[Place, Node]] = {}
         self._expiries: list[tuple[float, int, Node]] = []
         self._len = 0
+        self._chosen: SortedDict[Place, Node] | None = None
+        self._chosen_bucket = 0
+        self._chosen_until = 0.0
 
     def __len__(self) -> int:
         return self._len
@@ -70,6 +80,8 @@ class LearnedOrder:
             queue = self._queues[node.place[0]] = SortedDict()
         queue[node.place] = node
         self._len += 1
+        if queue.first() is node:
+            self._chosen = None
         if node.held_until > node.used:
             heapq.heappush(self._expiries, (node.held_until, node.serial, node))
 
@@ -87,7 +99,14 @@ class LearnedOrder:
         now = self._clock()
         if self._expiries and self._expiries[0][0] <= now:
             self._expire(now)
-        self._reuse.refresh(now)
+        chosen = self._chosen
+        if chosen and now <= self._chosen_until:
+            # Nothing new is at the head of any queue, so it is still the one of least worth.
+            head = chosen.first()
+            if head is not None and age_bucket(now - head.used) == self._chosen_bucket:
+                return head
+        if self._reuse.refresh(now):
+            self._copy_cost = self.copy_cost()
         victim: Node | None = None
         least = 0.0
         if self._reuse.shadow.prefers_lru:
@@ -103,11 +122,15 @@ class LearnedOrder:
                 continue
             worth = worths[number // _KINDS][age_bucket(now - head.used)]
             if number % 2:
-                worth *= self.copy_cost
+                worth *= self._copy_cost
             if number % _KINDS > 1:
                 worth *= _PRIORITY_FACTOR ** (number % _KINDS // 2)
             if victim is None or (worth, head.used) < (least, victim.used):
                 victim, least = head, worth
+                self._chosen = queue
+        if victim is not None:
+            self._chosen_bucket = age_bucket(now - victim.used)
+            self._chosen_until = now + _CHOICE_S
         return victim
 
     def num_alike(self, node: Node) -> int:

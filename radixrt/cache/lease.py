@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from radixrt.cache.knowledge import NO_KEYS
 from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, encode, page_ids
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
 from radixrt.cache.reuse import ENDED, PLAIN, idle_state
 from radixrt.cache.tree import Tree
@@ -42,7 +44,8 @@ class Lease:
 
     ``num_tokens`` is m and ``pages`` (int32 [m / page size]) are the tree's, valid until the lease
     is released or parked. ``tail`` is a page of the tree whose first tokens continue the match:
-    copy it into a page of your own, then ``drop_tail()``.
+    copy it into a page of your own, then ``drop_tail()``. After ``note_use``, ``page_keys`` uint64
+    are the hashes of the prompt's full pages.
 
     One thread, the cache's, uses a lease.
     """
@@ -66,6 +69,8 @@ class Lease:
         self._state = "held"
         self._num_pages = len(pages)
         self._watched: dict[int, int] = {}  # watched pages of the path: hash, number
+        self.page_keys: UInt64 = NO_KEYS
+        self._prompt = b""
         if tail is not None:
             self._tail_node, tail_tokens = tail
             self.tail = TailPage(int(page_ids(self._tail_node.pages)[0]), tail_tokens)
@@ -117,7 +122,8 @@ class Lease:
         if len(new):
             more = full[num_known * page_bytes :]
             first_page = num_old + num_known
-            end = tree.append(end, more, new.tobytes(), now, first_page, self._watched)
+            keys = self._known_keys(end.chain, first_page, more)
+            end = tree.append(end, more, new.tobytes(), now, first_page, self._watched, keys)
         duplicates = [own[:num_known]]
         self._node = end
         if final:
@@ -142,8 +148,9 @@ class Lease:
         root = self._node
         while root.parent is not None:
             root = root.parent
-        self._watched = tree.known.used(
-            root.chain, encode(token_ids), self._clock(), is_first=is_first
+        self._prompt = encode(token_ids)
+        self._watched, self.page_keys = tree.known.used(
+            root.chain, self._prompt, self._clock(), is_first=is_first
         )
         if is_first:
             tree.warm(self._node)
@@ -235,6 +242,16 @@ class Lease:
             raise InvalidArgument(
                 "pages", f"{num_pages} pages", f"give all {needed} of the sequence"
             )
+
+    def _known_keys(self, before: int, first_page: int, key: bytes) -> UInt64 | None:
+        """Return the hashes of pages that the prompt said would come, if they did come, and behind
+        what the prompt has before them (of hash ``before``)."""
+        start = first_page * self._tree.page_bytes
+        if not self._prompt.startswith(key, start):
+            return None
+        if first_page and before != int(self.page_keys[first_page - 1]):
+            return None
+        return self.page_keys[first_page : first_page + len(key) // self._tree.page_bytes]
 
     def _append_partial(self, key: bytes, page: Int32, now: float) -> bool:
         _, longer = self._node.children.neighbours(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import mul
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,8 @@ UInt64 = NDArray[np.uint64]
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15 | 1
 _STEP_BACK = pow(_STEP, -1, 1 << 64)
-_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_INT = 0xBF58476D1CE4E5B9
+_MIX = np.uint64(_MIX_INT)
 _SHIFT = np.uint64(29)
 
 
@@ -27,6 +30,7 @@ class PageHash:
         self._page_size = page_size
         weights = np.random.default_rng(7).integers(1, 1 << 63, page_size, np.uint64)
         self._weights: UInt64 = weights | np.uint64(1)
+        self._weight_list: list[int] = self._weights.tolist()
         self._forth: UInt64 = np.zeros(0, np.uint64)
         self._back: UInt64 = np.zeros(0, np.uint64)
 
@@ -44,19 +48,36 @@ class PageHash:
         """
         pages = self._pages(key)
         num = len(pages)
-        if num == 1:
-            return np.array([(before * _STEP + int(pages[0])) & _MASK], np.uint64)
         self._grow(num)
         sums = np.cumsum(pages * self._back[:num], dtype=np.uint64)
         sums += np.uint64(before)
         sums *= self._forth[:num]
         return sums
 
+    def step(self, before: int, page: bytes | bytearray) -> int:
+        """Return the hash after one page, which may be partial: ``chain`` for the case that is in
+        every step's path, several times as fast."""
+        return (before * _STEP + self._page(page)) & _MASK
+
+    def step_back(self, after: int, page: bytes | bytearray) -> int:
+        """Return the hash before one page, given the one after it."""
+        return ((after - self._page(page)) * _STEP_BACK) & _MASK
+
     def walk_back(self, after: int, key: bytes | bytearray) -> int:
         """Return the hash before ``key``, given the one after it."""
         for page in self._pages(key)[::-1].tolist():
             after = ((after - page) * _STEP_BACK) & _MASK
         return after
+
+    def _page(self, page: bytes | bytearray) -> int:
+        tokens = memoryview(page).cast("I")
+        total: int = sum(map(mul, tokens, self._weight_list))
+        if len(tokens) < self._page_size:
+            total += len(tokens)
+        total &= _MASK
+        total ^= total >> 29
+        total = (total * _MIX_INT) & _MASK
+        return total ^ (total >> 29)
 
     def _pages(self, key: bytes | bytearray) -> UInt64:
         tokens = np.frombuffer(key, np.uint32).astype(np.uint64)

@@ -14,6 +14,7 @@ from radixrt.cache.history import Eviction
 from radixrt.cache.invariants import check_tree
 from radixrt.cache.lease import Extension, Lease, TailPage
 from radixrt.cache.node import NEVER, TOKEN_BYTES, decode, encode
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument, OutOfPages
@@ -100,29 +101,35 @@ class RadixCache:
             return np.zeros(0, np.int32)
         key = encode(token_ids)
         found = self._tree.match(root, key)
-        rest = b""
-        if found.child is not None:
-            start = found.split + found.tail
-            rest = bytes(found.child.key[start : start + num * TOKEN_BYTES])
+        node, rest = found.child, b""
+        if node is not None:
+            rest = bytes(node.key[found.split + found.tail :])
         else:
             end = found.path[-1] if found.path else root
             wanted = key[found.matched : found.matched + self._tree.page_bytes]
             for near in end.children.neighbours(wanted):
                 if near is not None:
-                    rest = bytes(end.children[near].key[: num * TOKEN_BYTES])
+                    node = end.children[near]
+                    rest = bytes(node.key[: num * TOKEN_BYTES])
                     break
+        while rest and len(rest) < num * TOKEN_BYTES and node is not None:
+            node = node.children.first()
+            rest += bytes(node.key[: num * TOKEN_BYTES]) if node is not None else b""
+        rest = rest[: num * TOKEN_BYTES]
         return decode(rest)
 
     def evictions(
-        self, namespace: str, token_ids: Int32, first_page: int
+        self, namespace: str, token_ids: Int32, first_page: int, keys: UInt64 | None = None
     ) -> Iterator[tuple[int, Eviction | None]]:
         """Yield each full page of ``token_ids`` from ``first_page`` on, with what is remembered of
-        its last eviction; None: it was never evicted, or that was forgotten."""
+        its last eviction; None: it was never evicted, or that was forgotten. ``keys`` are a lease's
+        ``page_keys``, which spare hashing."""
         known = self._tree.known
         num_pages = len(token_ids) // self.page_size
         if known is None or first_page >= num_pages:
             return
-        keys = known.keys_of(namespace, encode(token_ids[: num_pages * self.page_size]))
+        if keys is None or len(keys) < num_pages:
+            keys = known.keys_of(namespace, encode(token_ids[: num_pages * self.page_size]))
         yield from enumerate(known.history.evictions(keys[first_page:]), first_page)
 
     def take(self, num_pages: int, whom: int = 0) -> Int32:
@@ -146,12 +153,10 @@ class RadixCache:
         Victims are unlocked leaves in the order of ``EvictionOrder``, each from its end. Returns
         how many pages were given back.
         """
-        tree, given = self._tree, 0
+        tree, given, now = self._tree, 0, self._clock()
         while given < num_pages and (leaf := tree.order.first()) is not None:
             num = min(num_pages - given, tree.order.num_alike(leaf))
-            if tree.known is not None:
-                tree.known.evicted(leaf, num, tier=self._tier, when=self._clock(), whom=whom)
-            pages = tree.cut(leaf, num)
+            pages = tree.cut(leaf, num, (self._tier, now, whom))
             self._allocator.give(pages)
             given += len(pages)
         self.counters.evicted_pages += given

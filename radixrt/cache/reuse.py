@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -32,7 +33,7 @@ _PRIOR_OF_STATE = np.array([1.0, 0.05, 3.0, 3.0, 3.0, 3.0, 3.0, 6.0])
 _WIDTHS: Float64 = UPPER - EDGES
 _CENTRES: Float64 = np.sqrt(np.maximum(EDGES, 0.25) * UPPER)
 
-_PRIOR_EVENTS = 3.0
+_PRIOR_EVENTS = 10.0
 """So many observed uses weigh as much as what was believed before."""
 
 MAX_WATCHED: Final = 16_384
@@ -73,11 +74,12 @@ class ReuseModel:
     def __init__(self, num_pages: int, *, now: float = 0.0) -> None:
         """``num_pages``: pages of the cache that is modelled."""
         shift = max(0, math.ceil(math.log2(max(num_pages, 1) / (MAX_WATCHED / 8))))
-        self._every = np.uint64((1 << shift) - 1)
+        self._every_int = (1 << shift) - 1
+        self._every = np.uint64(self._every_int)
         self.shadow = Shadow(max(1, num_pages >> shift))
         self._uses: Float64 = np.zeros((NUM_GROUPS, NUM_AGES))
         self._time: Float64 = np.zeros((NUM_GROUPS, NUM_AGES))
-        self._slots: dict[int, int] = {}  # by key, the longest unused first
+        self._slots: OrderedDict[int, int] = OrderedDict()  # by key, the longest unused first
         self._free = list(range(MAX_WATCHED))
         self._group = np.full(MAX_WATCHED, _RUNNING, np.int64)
         self._since = np.zeros(MAX_WATCHED)
@@ -91,6 +93,10 @@ class ReuseModel:
         """Return which of the page hashes belong to the sample, bool [n]."""
         mixed: NDArray[np.bool_] = ((keys ^ (keys >> np.uint64(31))) & self._every) == 0
         return mixed
+
+    def is_one_watched(self, key: int) -> bool:
+        """``is_watched`` for one page hash."""
+        return ((key ^ (key >> 31)) & self._every_int) == 0
 
     def born(self, keys: Sequence[int], uses: Sequence[int], now: float) -> None:
         """Watched pages were computed. Those known already were evicted before: that was noted by
@@ -106,10 +112,10 @@ class ReuseModel:
         """A request asks for watched pages, cached or not."""
         slots = self._slots
         for key in keys:
-            slot = slots.pop(key, None)
+            slot = slots.get(key)
             if slot is None:
                 continue
-            slots[key] = slot
+            slots.move_to_end(key)
             group = int(self._group[slot])
             if group != _RUNNING:
                 self._count(slot, now)
@@ -153,8 +159,8 @@ class ReuseModel:
 
     def _slot(self, key: int) -> int:
         if not self._free:
-            oldest = next(iter(self._slots))
-            self._free.append(self._slots.pop(oldest))
+            oldest, slot = self._slots.popitem(last=False)
+            self._free.append(slot)
             self.shadow.forget(oldest)
         slot = self._slots[key] = self._free.pop()
         return slot

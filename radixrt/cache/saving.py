@@ -13,6 +13,9 @@ from radixrt.cache.tier import PageRun
 GROUP_SHARE = 4
 """A group of sequences takes one page in so many of the host: it must not push itself out."""
 
+MAX_TRIES = 4
+"""How often a sequence is copied down that did not come whole: others want the host as well."""
+
 Sequence = tuple[str, Int32]
 
 
@@ -27,8 +30,8 @@ class SavedCopy:
         self.store = store
         self.num_failed = 0
         self._tiers = tiers
-        self._todo = deque(sequences)
-        self._group: list[Sequence] = []
+        self._todo = deque((namespace, token_ids, 1) for namespace, token_ids in sequences)
+        self._group: list[tuple[str, Int32, int]] = []
         self._is_down = False
         self._puts: dict[int, Int32] = {}
 
@@ -41,8 +44,10 @@ class SavedCopy:
             return False
         if self._group and not self._is_down:
             self._is_down = True
-            for namespace, token_ids in self._group:
-                self._put(namespace, token_ids)
+            for namespace, token_ids, tries in self._group:
+                is_whole = self._put(namespace, token_ids)
+                if not is_whole and tries < MAX_TRIES:
+                    self._todo.append((namespace, token_ids, tries + 1))
             return False
         if not self._todo:
             return True
@@ -63,15 +68,16 @@ class SavedCopy:
         room = self._tiers.host.pages.num_usable // GROUP_SHARE
         self._group, self._is_down = [], False
         while self._todo:
-            namespace, token_ids = self._todo[0]
+            namespace, token_ids, tries = self._todo[0]
             room -= len(token_ids) // self._tiers.page_size
             if self._group and room < 0:
                 return
             self._todo.popleft()
-            self._group.append((namespace, token_ids))
+            self._group.append((namespace, token_ids, tries))
             self._tiers.copy_down(namespace, token_ids)
 
-    def _put(self, namespace: str, token_ids: Int32) -> None:
+    def _put(self, namespace: str, token_ids: Int32) -> bool:
+        """Store what the host has of a sequence; False when that is not all of it."""
         host = self._tiers.host
         lease = host.cache.hold(namespace, token_ids)
         lease.drop_tail()
@@ -83,3 +89,4 @@ class SavedCopy:
             ticket = self.store.put(run.part(have, len(pages)), pages[have:], float("inf"))
             self._puts[ticket] = pages[have:]
         lease.release()
+        return max(have, len(pages)) >= len(token_ids) // self._tiers.page_size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from radixrt.cache.ages import age_bucket
 
-_FADE = 0.999
-"""Weight of a use after the next one: the last thousand count."""
+_FADE = 0.9998
+"""Weight of a use after the next one: the last five thousand count."""
 
-_MARGIN = 0.98
+_MARGIN = 0.995
 """The learned order is left when it hits less than this share of LRU's hits."""
 
 
@@ -22,9 +24,9 @@ class Shadow:
         self.worth: list[list[float]] = []
         self.prefers_lru = False
         self._num_pages = num_pages
-        self._recent: dict[int, None] = {}
+        self._recent: OrderedDict[int, None] = OrderedDict()
         self._held: dict[int, int] = {}  # key → its group, -1 while it runs
-        self._by_group: dict[int, dict[int, float]] = {}
+        self._by_group: dict[int, OrderedDict[int, float]] = {}
         self._hits = [0.0, 0.0]
         self.num_hits = [0, 0]
         self.num_uses = 0
@@ -39,7 +41,7 @@ class Shadow:
         self._recent.pop(key, None)
         self._recent[key] = None
         if len(self._recent) > self._num_pages:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
         if group is not None and group >= 0:
             del self._by_group[group][key]
         self._held[key] = -1
@@ -55,7 +57,7 @@ class Shadow:
         if before >= 0:
             del self._by_group[before][key]
         self._held[key] = group
-        self._by_group.setdefault(group, {})[key] = now
+        self._by_group.setdefault(group, OrderedDict())[key] = now
 
     def forget(self, key: int) -> None:
         """A page is not watched any more."""

@@ -15,6 +15,7 @@ from radixrt.cache.node import (
     common_prefix,
     page_ids,
 )
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
@@ -152,13 +153,15 @@ class Tree:
         used: float,
         first_page: int,
         watched: dict[int, int],
+        keys: UInt64 | None = None,
     ) -> Node:
         """Insert new pages after ``node``, which the caller's lease ends at; return their node.
 
         ``node`` grows when nobody else needs its end where it is; otherwise it gets a child, and
         the lock moves there. The pages become the tree's. A partial page that ``key`` completes is
         freed. Pages of the sample that is watched are added to the lease's ``watched``, with their
-        numbers in the sequence, ``first_page`` for the first.
+        numbers in the sequence, ``first_page`` for the first. ``keys`` are the pages' hashes, if
+        they are known.
         """
         self._free_superseded_by(node, key)
         num_pages = len(pages) // PAGE_ID_BYTES
@@ -168,7 +171,7 @@ class Tree:
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
         uses, chain = bytearray(), 0
         if self.known is not None:
-            uses, chain = self.known.born(node.chain, key, used, first_page, watched)
+            uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
             node.pages += pages
@@ -183,10 +186,13 @@ class Tree:
         node.adopt(self._first_page(child), child)
         return child
 
-    def cut(self, node: Node, num_pages: int) -> Int32:
+    def cut(
+        self, node: Node, num_pages: int, eviction: tuple[int, float, int] | None = None
+    ) -> Int32:
         """Give up the last ``num_pages`` of an unlocked leaf, all of it if it has no more.
 
-        Returns the pages, which are the caller's now.
+        Returns the pages, which are the caller's now. ``eviction`` is what is remembered of it:
+        the tier, when, and for which request.
         """
         assert node.parent is not None
         assert not node.locks
@@ -194,15 +200,15 @@ class Tree:
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
             if self.known is not None:
-                cut = node.key[-num_pages * self.page_bytes :]
-                node.chain = self.known.hash.walk_back(node.chain, cut)
-                del node.uses[-num_pages:]
+                self.known.cut(node, num_pages, eviction)
             del node.key[-num_pages * self.page_bytes :]
             del node.pages[-num_pages * PAGE_ID_BYTES :]
             node.backed = min(node.backed, node.num_pages)
             self._replace(node)
         else:
             pages = bytes(node.pages)
+            if self.known is not None and eviction is not None:
+                self.known.cut(node, node.num_pages, eviction)
             self.order.discard(node)
             del node.parent.children[self._first_page(node)]
             node.key, node.pages = bytearray(), bytearray()

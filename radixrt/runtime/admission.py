@@ -77,8 +77,9 @@ class Admission:
             # Tokens that a constraint forces may be there already; they are no prompt.
             request.cached = min(int(self.slots.num_computed[slot]), request.prompt_len)
             request.evicted = kv.num_evicted(request, request.cached)
-            request.explained = explain(kv, request)
         kv.note_use(request, is_first=is_first)
+        if is_first:
+            request.explained = explain(kv, request)
         self.growth_share = max(self.min_share, self.growth_share * self.decay)
         return True
 

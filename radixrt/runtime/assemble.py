@@ -11,7 +11,7 @@ import torch
 
 from radixrt.cache.eviction import Policy, RecencyOrder
 from radixrt.cache.history import PageHistory
-from radixrt.cache.learned import learned_policy
+from radixrt.cache.learned import LearnedOrder, learned_policy
 from radixrt.cache.namespace import Namespace
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
@@ -146,8 +146,11 @@ def _assemble(
 ) -> EngineLoop:
     slots = SlotTable(config.max_running, config.context_length, config.page_size)
     allocator = PageAllocator(memory.num_pages)
-    cache = RadixCache(allocator, config.page_size, policy=_eviction(config, memory.num_pages))
+    eviction = _eviction(config, memory.num_pages)
+    cache = RadixCache(allocator, config.page_size, policy=eviction)
     tiers = build_tiers(config, pool, cache)
+    if tiers is not None and isinstance(eviction.order, LearnedOrder):
+        eviction.order.copy_cost = tiers.copy_cost
     kv = KvSpace(cache, allocator, slots, reuse=config.cache, tiers=tiers)
     scheduler = Scheduler(
         slots,

@@ -305,7 +305,7 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes < HUGE_PAGE:
         return torch.zeros(*shape, dtype=dtype, device=device)
-    block = mmap.mmap(-1, num_bytes)
+    block = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # the kernel has none
             block.madvise(mmap.MADV_HUGEPAGE)

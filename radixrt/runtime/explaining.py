@@ -32,6 +32,7 @@ def explain(kv: KvSpace, request: Request) -> Explained:
             field=request.salt.partition("=")[0],
             refused=_refused(request),
             now=kv.cache.now(),
+            keys=request.lease.page_keys if request.lease is not None else None,
             below=kv.tiers.host.cache if kv.tiers is not None else None,
         )
     return Explained(n, on_device - coalesced, request.loaded - stores, stores, coalesced, misses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from radixrt.runtime.request import Request
 from radixrt.runtime.slots import SlotTable
 
 Int32 = NDArray[np.int32]
+
+PREFETCH_S = 1.0
+"""How long before a branch is expected to go on its pages are fetched from a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Parked:
     lease: Lease
     token_ids: Int32
     wakes_at: float | None = None
+    namespace: str = ""
 
 
 class KvSpace:
@@ -93,6 +98,7 @@ class KvSpace:
         self.parked: dict[int, Parked] = {}
         self.families = Families(self._parked_lease)
         self._wishes: dict[int, tuple[float, int]] = {}
+        self._wakeups: list[tuple[float, int]] = []
 
     @property
     def num_usable(self) -> int:
@@ -295,9 +301,12 @@ class KvSpace:
         lease.park(bias_s, pause_s=pause_s)
         self._drop_parked(branch, ended=False)
         wakes_at = None if pause_s is None else self.cache.now() + pause_s
-        self.parked[branch] = Parked(lease, token_ids, wakes_at)
+        self.parked[branch] = Parked(lease, token_ids, wakes_at, request.namespace)
+        if wakes_at is not None and self.tiers is not None:
+            heappush(self._wakeups, (wakes_at - PREFETCH_S, branch))
         if branch in self._wishes:
             lease.hold(*self._wishes[branch])
+            self._keep(branch)
         else:
             self.families.parked(request.family, branch, lease)
 
@@ -311,6 +320,24 @@ class KvSpace:
         parked = self.parked.get(branch)
         if parked is not None:
             parked.lease.hold(ttl_s, priority)
+            if ttl_s > 0:
+                self._keep(branch)
+
+    def _keep(self, branch: int) -> None:
+        """A prefix that a program leases goes to the stores at once."""
+        parked = self.parked[branch]
+        if self.tiers is not None:
+            self.tiers.copy_down(parked.namespace, parked.token_ids)
+            self.tiers.keep(parked.namespace, parked.token_ids)
+
+    def prefetch(self) -> None:
+        """Bring what a store has of a branch that is about to go on to the host."""
+        now = self.cache.now()
+        while self._wakeups and self._wakeups[0][0] <= now:
+            _, branch = heappop(self._wakeups)
+            parked = self.parked.get(branch)
+            if parked is not None and parked.wakes_at is not None and self.tiers is not None:
+                self.tiers.fetch(parked.namespace, parked.token_ids)
 
     def release_branch(self, branch: int, *, ended: bool = False) -> None:
         """Drop what is parked under a branch; ``ended`` makes its own tail go first."""

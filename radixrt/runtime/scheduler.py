@@ -86,6 +86,7 @@ class Scheduler:
         tiers = self.kv.tiers
         if tiers is None:
             return
+        self.kv.prefetch()
         tiers.poll()
         if self._fetching and any(r.fetch is None or r.fetch.is_over for r in self._fetching):
             waiting, self._fetching = self._fetching, []

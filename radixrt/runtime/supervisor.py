@@ -116,18 +116,22 @@ class EngineProcess:
             self._socket.close(linger=0)
 
 
+_PATHS = ("model", "disk")
+
+
 def dump_config(config: RuntimeConfig) -> bytes:
     """Return a config as JSON."""
     fields = asdict(config)
-    fields["model"] = None if config.model is None else str(config.model)
+    for name in _PATHS:
+        fields[name] = None if fields[name] is None else str(fields[name])
     return json.dumps(fields).encode()
 
 
 def load_config(data: bytes) -> RuntimeConfig:
     """Return the config of ``dump_config``'s JSON."""
     fields: dict[str, Any] = json.loads(data)
-    if fields["model"] is not None:
-        fields["model"] = Path(fields["model"])
+    for name in _PATHS:
+        fields[name] = None if fields[name] is None else Path(fields[name])
     return RuntimeConfig.of(**fields)
 
 

@@ -17,7 +17,7 @@ from radixrt.cache.files import Files
 from radixrt.cache.hicache import TierPolicy
 from radixrt.cache.records import Layout
 from radixrt.runtime.model.decoder import CausalLM
-from radixrt.runtime.wire import Abort
+from radixrt.runtime.wire import Abort, Hold
 
 PROMPT = list(range(3, 60))
 EVERYTHING = TierPolicy(always_load=True, store_on="once", fetch_deadline_s=5.0)
@@ -277,3 +277,33 @@ def test_a_host_without_room_for_what_the_disk_has(start: Start) -> None:
     tokens, cached = ask(start(host_pages=7))
     assert tokens == expected
     assert cached == 24, "as much as there is room for"
+
+
+def test_what_a_branch_leases_is_stored_at_once(start: Start) -> None:
+    runtime = start(policy=TierPolicy(always_load=True, store_on="keep"))
+    ask(runtime, branch=7)
+    assert stored(runtime) == 0
+    runtime.put(Hold(7, 60.0))
+    runtime.step()
+    assert stored(runtime) == 16
+
+
+def test_pages_of_a_branch_that_is_about_to_go_on_are_fetched_ahead(start: Start) -> None:
+    runtime = start(host_pages=40)
+    call = runtime.run(PROMPT, branch=7, pause_s=30.0)
+    finish(runtime)
+    expected = runtime.tokens(call)
+    stored(runtime)
+    assert runtime.tiers is not None
+    runtime.cache.clear()
+    runtime.tiers.clear()
+    runtime.step()
+    assert runtime.tiers.counters.fetches == 0
+    runtime.clock.now += 29.5
+    runtime.step()
+    assert runtime.tiers.counters.fetches == 1
+    stored(runtime)
+    call = runtime.run([*PROMPT, *expected], branch=7)
+    finish(runtime)
+    assert runtime.end(call).usage.cached == 64
+    assert runtime.tiers.counters.fetches == 1, "the host had it all"

@@ -1,0 +1,154 @@
+"""Every mover moves what the reference moves, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from radixrt._native import Kernels
+from radixrt.errors import InvalidArgument
+from radixrt.runtime import device as devices
+from radixrt.runtime.transfer.cpu import CpuMover
+from radixrt.runtime.transfer.reference import ReferenceMover
+
+Int32 = NDArray[np.int32]
+CPU = torch.device("cpu")
+SHAPES = [
+    (3, 12, 4, 2, 16),  # layers, pages, page_size, heads, dim
+    (2, 9, 16, 8, 128),
+    (1, 5, 1, 1, 3),
+    (4, 300, 16, 2, 64),  # large enough for copies that pass the caches by
+]
+
+
+class Case:
+    """Pools with contents, twice: one pair for the reference, one for the mover under test."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(0)
+        host = (shape[1] + 3, shape[0], 2, *shape[2:])
+
+        def draw(size: tuple[int, ...], where: torch.device) -> torch.Tensor:
+            return torch.randn(size, generator=generator).to(dtype).to(where)
+
+        self.keys, self.values = draw(shape, device), draw(shape, device)
+        self.memory = devices.HostMemory(host, dtype, device)
+        self.memory.tensor.copy_(draw(host, CPU))
+        self.expected = [t.clone() for t in (self.keys, self.values, self.memory.tensor)]
+        rng = np.random.default_rng(1)
+        count = shape[1] * 2 // 3
+        self.pages: Int32 = rng.permutation(shape[1])[:count].astype(np.int32)
+        self.host_pages: Int32 = rng.permutation(host[0])[:count].astype(np.int32)
+        self.reference = ReferenceMover(*self.expected)
+
+    def check(self) -> None:
+        actual = (self.keys, self.values, self.memory.tensor)
+        for name, tensor, expected in zip("kvh", actual, self.expected, strict=True):
+            assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cpu_mover_moves_what_the_reference_moves(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    case = Case(shape, dtype, CPU)
+    mover = CpuMover(case.keys, case.values, case.memory.tensor)
+    case.reference.load(case.pages, case.host_pages)
+    move = mover.load(case.pages, case.host_pages)
+    for layer in range(shape[0]):
+        move.wait_layer(layer)
+        assert torch.equal(case.keys[layer], case.expected[0][layer])
+    assert move.is_done
+    case.check()
+    case.reference.store(case.pages, case.host_pages[::-1].copy())
+    mover.store(case.pages, case.host_pages[::-1]).finish()
+    case.check()
+    mover.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument"),
+    [
+        ({"pages": [12]}, "pages"),
+        ({"pages": [-1]}, "pages"),
+        ({"host_pages": [15]}, "host_pages"),
+        ({"host_pages": [1, 2]}, "host_pages"),
+        ({"last_layer": 4}, "first_layer, last_layer"),
+        ({"first_layer": 2, "last_layer": 1}, "first_layer, last_layer"),
+        ({"host": torch.zeros(15, 3, 2, 4, 2, 8)}, "host"),
+        ({"host": torch.zeros(15, 3, 2, 4, 2, 16, dtype=torch.bfloat16)}, "host"),
+        ({"v_cache": torch.zeros(3, 11, 4, 2, 16)}, "v_cache"),
+        ({"k_cache": torch.zeros(3, 12, 4, 2, 32)[..., ::2]}, "k_cache"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], argument: str) -> None:
+    arguments: dict[str, Any] = {
+        "k_cache": torch.zeros(3, 12, 4, 2, 16),
+        "v_cache": torch.zeros(3, 12, 4, 2, 16),
+        "host": torch.zeros(15, 3, 2, 4, 2, 16),
+        "pages": [1],
+        "host_pages": [1],
+        "first_layer": 0,
+        "last_layer": 3,
+        "to_host": True,
+    } | changes
+    for name in ("pages", "host_pages"):
+        arguments[name] = torch.tensor(arguments[name], dtype=torch.int32)
+    with pytest.raises(InvalidArgument) as caught:
+        Kernels(torch.Tensor).move_pages(**arguments)
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_triton_kernel_moves_what_the_reference_moves(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """On a GPU, else in Triton's interpreter."""
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    pytest.importorskip("triton", reason="triton is not installed")
+    if not has_gpu and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("Triton's interpreter does not work with numpy 2.4")
+    from radixrt.runtime.transfer.triton import TritonMover
+
+    device = torch.device("cuda" if has_gpu else "cpu")
+    case = Case(shape, dtype, device)
+    mover = TritonMover(case.keys, case.values, case.memory.tensor)
+    pages = torch.from_numpy(case.pages).to(device)
+    host_pages = torch.from_numpy(case.host_pages).to(device)
+    case.reference.load(case.pages, case.host_pages)
+    mover.launch(case.memory.tensor, pages, host_pages, 0, 1, False, 3)
+    mover.launch(case.memory.tensor, pages, host_pages, 1, shape[0], False, 4)
+    devices.synchronize(device)
+    case.check()
+    case.reference.store(case.pages, case.host_pages[::-1].copy())
+    mover.launch(case.memory.tensor, pages, host_pages.flip(0), 0, shape[0], True, 5)
+    devices.synchronize(device)
+    case.check()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("way", ["direct", "staged"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_ways_of_a_gpu_move_what_the_reference_moves(shape: tuple[int, ...], way: Any) -> None:
+    from radixrt.runtime.transfer.triton import TritonMover
+
+    case = Case(shape, torch.bfloat16, torch.device("cuda"))
+    mover = TritonMover(
+        case.keys, case.values, case.memory.tensor, load_by=way, store_by=way, num_programs=7
+    )
+    case.reference.load(case.pages, case.host_pages)
+    mover.load(case.pages, case.host_pages).finish()
+    case.check()
+    case.reference.store(case.pages, case.host_pages[::-1].copy())
+    mover.store(case.pages, case.host_pages[::-1].copy()).finish()
+    case.check()
