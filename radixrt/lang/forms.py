@@ -103,6 +103,8 @@ class FormBuilder:
             return self._union(tp, arguments)
         if isinstance(tp, TypeVar):
             return self.form(tp.__bound__ or Any)
+        if type(origin).__name__ == "TypeAliasType":
+            return self._alias(tp)
         if origin is tuple:
             return self._tuple(tp, arguments)
         if origin in _LISTS:
@@ -147,6 +149,24 @@ class FormBuilder:
             "additionalProperties": False,
         }
         reader.append(_object_reader(fields, forms, frozenset(required)))
+        return form
+
+    def _alias(self, tp: Any) -> Form:
+        """The form of ``type Json = dict[str, Json] | …``, which may name itself."""
+        known = self._named.get(tp)
+        if known is not None:
+            return known
+        name = self.new_name(_base(tp).__name__)
+        reader: list[Read] = []
+        form = Form({"$ref": f"#/$defs/{name}"}, lambda value: reader[0](value))
+        self._named[tp] = form
+        self.definitions[name] = {}
+        value = alias_value(tp)
+        inner = self.form(value)
+        if inner.schema == form.schema:
+            raise InvalidArgument("type", tp, "it stands for nothing but itself")
+        self.definitions[name] = inner.schema
+        reader.append(inner.read)
         return form
 
     def new_name(self, name: str) -> str:
@@ -375,10 +395,14 @@ def _unwrapped(tp: Any) -> tuple[Any, tuple[msgspec.Meta, ...], tuple[Any, ...]]
             others = [n for n in notes if _is_pydantic(type(n))] + others
         elif hasattr(tp, "__supertype__"):
             tp = tp.__supertype__
-        elif hasattr(tp, "__value__") and type(tp).__name__ == "TypeAliasType":
-            tp = tp.__value__
         else:
             return (type(None) if tp is None else tp), tuple(metas), tuple(others)
+
+
+def alias_value(tp: Any) -> Any:
+    """Return what an alias made by a ``type`` statement stands for, its parameters filled in."""
+    value, arguments = _base(tp).__value__, typing.get_args(tp)
+    return value[arguments] if arguments else value
 
 
 def _base(tp: Any) -> Any:

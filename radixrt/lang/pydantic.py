@@ -15,7 +15,7 @@ from pydantic_core import core_schema
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.fields import Field
-from radixrt.lang.scalars import PATTERNS
+from radixrt.lang.scalars import NAIVE_DATETIME, PATTERNS
 
 if TYPE_CHECKING:
     from radixrt.lang.forms import Form, FormBuilder
@@ -31,7 +31,10 @@ _EXACT = frozenset(
 )
 """Kinds of pydantic's core schemas that take whatever fits their JSON schema."""
 
-_INEXACT_KEYS = frozenset(("max_digits", "decimal_places", "post_init", "cls_post_init"))
+_INEXACT_KEYS = frozenset(("post_init", "cls_post_init", "now_op", "strip_whitespace"))
+
+_TIMES = frozenset(("date", "time", "datetime", "timedelta"))
+_BOUNDS = frozenset(("gt", "ge", "lt", "le"))
 
 _BELOW = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _BELOW_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
@@ -82,6 +85,11 @@ class _Schemas(GenerateJsonSchema):
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
         whole = super().decimal_schema(schema)
         return next((k for k in whole.get("anyOf", ()) if k.get("type") == "number"), whole)
+
+    def datetime_schema(self, schema: core_schema.DatetimeSchema) -> dict[str, Any]:
+        if schema.get("tz_constraint") == "naive":
+            return {"type": "string", "pattern": NAIVE_DATETIME}
+        return super().datetime_schema(schema)
 
 
 def model_fields(model: Any) -> tuple[Field, ...]:
@@ -163,6 +171,8 @@ def _is_exact(core: Any) -> bool:
             return False
         if any(core.get(key) for key in _INEXACT_KEYS):
             return False
+        if kind in _TIMES and core.keys() & _BOUNDS:
+            return False  # JSON Schema bounds numbers alone
         return all(
             _is_exact(value)
             for key, value in core.items()

@@ -34,6 +34,9 @@ PATTERNS: dict[str, str] = {
 }
 """JSON Schema ``format`` → a pattern of which every match is a value."""
 
+NAIVE_DATETIME = f"^{_DATE}T{_CLOCK}$"
+"""Times without a zone, where a type asks for them."""
+
 _TEXTUAL: dict[Any, str] = {
     datetime.date: PATTERNS["date"],
     datetime.datetime: f"^{_DATE}T{_CLOCK}{_OFFSET}?$",

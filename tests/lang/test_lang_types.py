@@ -168,6 +168,24 @@ def test_classes_of_one_name_do_not_share_a_definition() -> None:
     assert (first.radius, second.centre) == (1.0, "a")
 
 
+def test_an_alias_may_name_itself() -> None:
+    class TypeAliasType:
+        """As ``type Json = …`` makes them from Python 3.12 on."""
+
+        __name__ = "Json"
+
+        @property
+        def __value__(self) -> Any:
+            return dict[str, self] | list[self] | str | int | None  # type: ignore[valid-type]
+
+    result = result_type(TypeAliasType())
+    value = {"a": [1, None, {"b": "c"}]}
+    assert admits(result.schema, value)
+    assert not admits(result.schema, {"a": [1.5]})
+    assert result.is_exact
+    assert result.read(json.dumps(value)) == value
+
+
 class Flags(enum.Flag):
     A = 1
     B = 2
