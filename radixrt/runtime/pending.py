@@ -62,15 +62,17 @@ class PendingCalls:
         self._clock = clock
         self._compiling: list[_Compiling] = []
         self._checking: list[_Checking] = []
+        self._resuming: list[Request] = []
         self.sampled: list[Sampled] = []
 
     def __len__(self) -> int:
-        return len(self._compiling) + len(self._checking)
+        return len(self._compiling) + len(self._checking) + len(self._resuming)
 
     def holds(self, request: Request) -> bool:
         """Whether a request waits here."""
         held = [entry.request for entry in self._compiling]
         held += [entry.request for entry in self._checking]
+        held += self._resuming
         return any(other is request for other in held)
 
     # ------------------------------------------------------------ compiling
@@ -87,9 +89,15 @@ class PendingCalls:
             self._compiling.append(waiting)
 
     def poll(self) -> None:
-        """Let those go on whose thread is done."""
+        """Let those go on whose thread is done. Called once before every step."""
         if not len(self):
             return
+        resuming, self._resuming = self._resuming, []
+        for request in resuming:
+            if self._has_ended(request):
+                self._finish(request)
+            else:
+                self._run(request)
         self._compiling = [entry for entry in self._compiling if not self._go_on(entry)]
         self._checking = [entry for entry in self._checking if not self._conclude(entry)]
         self.service.collect()
@@ -217,7 +225,8 @@ class PendingCalls:
         seed = (request.sampling.seed + session.attempts * _SEED_STEP) % 2**63
         request.sampling = msgspec.structs.replace(request.sampling, seed=seed)
         self.sampled.append(Sampled(request.id, (), rewind=num_taken_back))
-        self._run(request)
+        # Not at once: a step in flight may hold a row of the text that was taken back.
+        self._resuming.append(request)
 
 
 def report_of(request: Request) -> GrammarReport | None:
