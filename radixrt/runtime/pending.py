@@ -94,6 +94,8 @@ class PendingCalls:
             return
         resuming, self._resuming = self._resuming, []
         for request in resuming:
+            if request.reason in ("stop", "length"):  # else it was ended meanwhile
+                request.reason = None
             if self._has_ended(request):
                 self._finish(request)
             else:
@@ -219,13 +221,13 @@ class PendingCalls:
         request.token_ids = np.concatenate([request.token_ids[: request.prompt_len], kept])
         request.logits_from = len(request.token_ids) - 1
         request.completion = num_kept
-        request.reason = None
         request.matched = None
         request.num_retractions += 1  # it goes on before new ones
         seed = (request.sampling.seed + session.attempts * _SEED_STEP) % 2**63
         request.sampling = msgspec.structs.replace(request.sampling, seed=seed)
         self.sampled.append(Sampled(request.id, (), rewind=num_taken_back))
-        # Not at once: a step in flight may hold a row of the text that was taken back.
+        # Not at once: a step in flight may hold a row of the text that was taken back. Until then
+        # the request counts as ended.
         self._resuming.append(request)
 
 
