@@ -25,7 +25,8 @@ class Partial:
 
     A field that is complete is what it will be in the end, of its type. One that has begun is a
     ``Partial`` (an object, an array) or the beginning of its text; one that has not, None.
-    ``is_complete(name)`` tells them apart, ``complete`` lists the JSON pointers of all that are.
+    ``is_complete(name)`` tells them apart, ``complete`` lists the JSON pointers of all that are. A
+    field that is called like one of these is to be had as ``p["complete"]``.
     """
 
     def __init__(self, node: Node, tp: Any) -> None:

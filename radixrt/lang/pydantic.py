@@ -15,10 +15,11 @@ from pydantic_core import core_schema
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.fields import Field
+from radixrt.lang.form import Form, Unreadable
 from radixrt.lang.scalars import NAIVE_DATETIME, PATTERNS
 
 if TYPE_CHECKING:
-    from radixrt.lang.forms import Form, FormBuilder
+    from radixrt.lang.forms import FormBuilder
 
 _EXACT = frozenset(
     (
@@ -44,8 +45,6 @@ _BELOW_MAPS = ("properties", "patternProperties", "$defs")
 def pydantic_form(tp: Any, builder: FormBuilder) -> tuple[Form, bool]:
     """Return the form of a type that pydantic knows, its definitions added to ``builder``, and
     whether everything that fits its schema can be read."""
-    from radixrt.lang.forms import Form
-
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(tp)
         adapter.rebuild()
@@ -105,14 +104,11 @@ def model_fields(model: Any) -> tuple[Field, ...]:
     )
 
 
-def _unreadable(error: ValidationError) -> ValueError:
-    from radixrt.lang.forms import Unreadable
-
+def _unreadable(error: ValidationError) -> Unreadable:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    refused: Any = Unreadable(first["msg"])
+    refused = Unreadable(first["msg"])
     for part in reversed(first["loc"]):
         refused = refused.below(part)
-    assert isinstance(refused, ValueError)
     return refused
 
 
