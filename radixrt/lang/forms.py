@@ -20,7 +20,7 @@ from radixrt.errors import InvalidArgument
 from radixrt.lang.enumerations import enumeration, literal
 from radixrt.lang.fields import Fields, field_table
 from radixrt.lang.form import Form, Read, Unreadable, at, expect, may_fit, measured
-from radixrt.lang.scalars import constrained, read_scalar, scalar_schema
+from radixrt.lang.scalars import INTEGER, constrained, read_scalar, scalar_schema
 
 _LISTS: dict[Any, Callable[[list[Any]], Any]] = {
     list: list,
@@ -35,7 +35,7 @@ _LISTS: dict[Any, Callable[[list[Any]], Any]] = {
 }
 _DICTS = (dict, abc.Mapping, abc.MutableMapping)
 
-_KEY_PATTERNS = {int: r"^(?:0|-?[1-9][0-9]{0,17})$"}
+_KEY_PATTERNS = {int: INTEGER}
 
 
 class FormBuilder:

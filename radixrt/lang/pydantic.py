@@ -5,6 +5,7 @@ imports it, and only when such a type is handed in.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from pydantic_core import core_schema
 from radixrt.errors import InvalidArgument
 from radixrt.lang.fields import Field
 from radixrt.lang.form import Form, Unreadable
-from radixrt.lang.scalars import NAIVE_DATETIME, PATTERNS
+from radixrt.lang.scalars import INTEGER, NAIVE_DATETIME, PATTERNS
 
 if TYPE_CHECKING:
     from radixrt.lang.forms import FormBuilder
@@ -78,12 +79,30 @@ def pydantic_form(tp: Any, builder: FormBuilder) -> tuple[Form, bool]:
     return Form(adapted, read, read_text), is_exact
 
 
+_AFTER_SCHEME = (
+    r"[a-z0-9]+(?:[.-][a-z0-9]+)*(?::[1-9][0-9]{1,3})?(?:/[A-Za-z0-9._~-]+)*/?"
+    r"(?:\?[A-Za-z0-9._~=&%-]*)?(?:#[A-Za-z0-9._~-]*)?"
+)
+
+
 class _Schemas(GenerateJsonSchema):
-    """Pydantic's schemas, with decimals as numbers alone: as text they would be unbounded."""
+    """Pydantic's schemas, but closer to what it reads: decimals are numbers alone (as text they
+    would be unbounded), keys that are numbers and URLs have patterns, naive times no zone."""
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
         whole = super().decimal_schema(schema)
         return next((k for k in whole.get("anyOf", ()) if k.get("type") == "number"), whole)
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> dict[str, Any]:
+        whole = super().dict_schema(schema)
+        if schema.get("keys_schema", {}).get("type") == "int":
+            values = whole.pop("additionalProperties", True)
+            whole |= {"patternProperties": {INTEGER: values}, "additionalProperties": False}
+        return whole
+
+    def url_schema(self, schema: core_schema.UrlSchema) -> dict[str, Any]:
+        schemes = "|".join(map(re.escape, schema.get("allowed_schemes") or ("https", "http")))
+        return {"type": "string", "pattern": f"^(?:{schemes})://{_AFTER_SCHEME}$"}
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> dict[str, Any]:
         if schema.get("tz_constraint") == "naive":

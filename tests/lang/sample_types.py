@@ -121,6 +121,14 @@ class Payment(pydantic.BaseModel):
 Pair = TypeAliasType("Pair", tuple[T, T], type_params=(T,))
 
 
+class Index(pydantic.BaseModel):
+    pages: dict[int, str]
+
+
+class Link(pydantic.BaseModel):
+    url: pydantic.HttpUrl
+
+
 class When(pydantic.BaseModel):
     start: pydantic.NaiveDatetime
     until: Annotated[datetime.date, pydantic.Field(ge=datetime.date(2020, 1, 1))]
@@ -198,6 +206,7 @@ EXACT: list[tuple[Any, Any, Any]] = [
     ),
     (Annotated[int, pydantic.Field(gt=3)], 4, 4),
     (Pair[int], [1, 2], (1, 2)),
+    (Index, {"pages": {"-3": "a"}}, Index(pages={-3: "a"})),
 ]
 """(type, JSON value, what is read): types whose schema says all that they demand."""
 
@@ -205,6 +214,11 @@ OWN_SAY: list[tuple[Any, Any, Any]] = [
     (Span, {"first": 1, "last": 2}, Span(1, 2)),
     (list[Span], [{"first": 1, "last": 2}], [Span(1, 2)]),
     (Even, {"number": 2}, Even(number=2)),
+    (
+        Link,
+        {"url": "https://example.org:80/a/b?c=d#e"},
+        Link(url=pydantic.HttpUrl("https://example.org:80/a/b?c=d#e")),
+    ),
     (
         When,
         {"start": "2024-02-29T10:00:00", "until": "2024-03-01"},
