@@ -21,9 +21,9 @@ bracket, a token costs 37 µs with them where it costs 1.2 ms without."""
 
 _LIMITS = LLParserLimits(
     max_items_in_row=2_000,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=100_000,
+    step_max_items=30_000,
     max_lexer_states=250_000,
     max_grammar_size=300_000,
     verbose_errors=False,  # else an error quotes the whole grammar

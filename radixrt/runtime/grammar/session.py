@@ -27,6 +27,9 @@ NEAR_THE_END = 64
 FAR_FROM_THE_END = 4
 """How many times the tokens of the last known way to the end count as far."""
 
+SEARCH_S = 0.01
+"""Seconds that the loop may spend on one search for the end; then the last known way is taken."""
+
 
 class Accepted(NamedTuple):
     """What became of a sampled token: the tokens to append instead of it (it is the first of them
@@ -339,7 +342,9 @@ class Session:
 
     def _search(self, limit: int) -> list[int] | None:
         is_json = self.compiled.is_json or self.compiled.tools is not None
-        return shortest_close(self.matcher, self.vocabulary, limit, is_json=is_json)
+        return shortest_close(
+            self.matcher, self.vocabulary, limit, is_json=is_json, seconds=SEARCH_S
+        )
 
     def _way_from_here(self, limit: int) -> list[int]:
         """Return a way to the end of at most ``limit`` tokens."""

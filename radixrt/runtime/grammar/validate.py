@@ -18,7 +18,7 @@ from jsonschema_specifications import REGISTRY
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.json_text import Located, Path, locate, pointer
 
-MAX_STEPS = 200_000
+MAX_STEPS = 50_000
 """Keywords that one validation may evaluate."""
 
 PATTERN_TIMEOUT_S = 0.05
