@@ -35,8 +35,11 @@ class _Compiling:
 
 @dataclass(slots=True)
 class _Checking:
+    """``failure`` is what the check found; ``job`` then takes the text back before it."""
+
     request: Request
     job: Job
+    failure: Failure | None = None
 
 
 class PendingCalls:
@@ -197,6 +200,9 @@ class PendingCalls:
             self._refuse(request, "constraint", "the final validation of the text takes too long")
             return True
         try:
+            if entry.failure is not None:
+                self._resume(request, session, job.value())
+                return True
             failure: Failure | None = job.value()
             if failure is None:
                 self._finish(request)
@@ -208,14 +214,20 @@ class PendingCalls:
                     "retries or change the schema",
                 )
             else:
-                self._retry(request, session, failure)
+                found = failure
+                entry.failure = failure
+                entry.job = self.service.submit(
+                    lambda: session.rewind(session.matcher.restarted(), found)
+                )
+                return self._conclude(entry)
+        except GrammarTimeout as error:
+            self._refuse(request, "overloaded", str(error))
         except GrammarError as error:
             self._refuse(request, "constraint", str(error))
         return True
 
-    def _retry(self, request: Request, session: Session, failure: Failure) -> None:
-        """Take a text back to the beginning of the value that failed, and go on without it."""
-        num_kept = session.rewind(session.matcher.restarted(), failure)
+    def _resume(self, request: Request, session: Session, num_kept: int) -> None:
+        """Go on from the tokens that are left of a text that was taken back."""
         num_taken_back = request.completion - num_kept
         kept = np.array(session.token_ids, np.int32)
         request.token_ids = np.concatenate([request.token_ids[: request.prompt_len], kept])

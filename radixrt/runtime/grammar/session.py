@@ -204,6 +204,11 @@ class Session:
             if forced and self.matcher.is_finished:
                 return Accepted(token_ids, replaced, True)
         is_over = len(self.token_ids) >= self.budget.max_tokens
+        if is_over and self.spec.finish == "valid" and not self.matcher.is_accepting:
+            raise GrammarError(
+                f"the text is not complete after max_tokens={self.budget.max_tokens}; allow more "
+                "tokens"
+            )
         return Accepted(token_ids, replaced, is_over)
 
     def _forced(self) -> list[int]:
@@ -315,8 +320,8 @@ class Session:
     def _steer(self, token_id: int) -> list[int] | None:
         """Return the tokens to the end in place of one that was just accepted by the matcher, when
         the text could not be closed any more after it; None when it could."""
-        if self.spec.finish != "valid":
-            return None
+        if self.spec.finish != "valid" or self.compiled.shortest is None:
+            return None  # with no known end, the text has to come to one by itself
         left = self.budget.max_tokens - len(self.token_ids) - 1
         known = self._way
         if known and known[0] == token_id:

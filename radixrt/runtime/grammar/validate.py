@@ -164,7 +164,9 @@ def _compile(pattern: str) -> regex.Pattern[str]:
 
 def _search(pattern: str, text: str) -> bool:
     try:
-        return _compile(pattern).search(text, timeout=PATTERN_TIMEOUT_S) is not None
+        return (
+            _compile(pattern).search(text, timeout=PATTERN_TIMEOUT_S, concurrent=True) is not None
+        )
     except TimeoutError:
         raise GrammarError(
             f"json_schema: matching {pattern[:80]!r} takes over {PATTERN_TIMEOUT_S} s"
