@@ -134,6 +134,30 @@ class Call:
             self.signal.notify()
 
 
+class Watch:
+    """Calls back once, when the last of some calls has ended. Holds nothing afterwards: a closure
+    that removes itself would be a cycle, and keep a program's state until it is collected."""
+
+    def __init__(self, signal: Signal, calls: list[Call], callback: Callable[[], None]) -> None:
+        self._signal = signal
+        self._calls = calls
+        self._callback = callback
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def begin(self) -> None:
+        self._signal.listen(self._check)
+        self._check()
+
+    def _check(self) -> None:
+        with self._lock:
+            if self._is_over or not all(call.is_done for call in self._calls):
+                return
+            self._is_over = True
+        self._signal.unlisten(self._check)
+        self._callback()
+
+
 def wait_until(
     signal: Signal,
     predicate: Callable[[], bool],

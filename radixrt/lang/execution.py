@@ -22,7 +22,7 @@ from radixrt.errors import (
 )
 from radixrt.lang.backend import Backend
 from radixrt.lang.branch import STREAM_CREDIT, Branch
-from radixrt.lang.call import Call, Signal, wait_until, wait_until_in_loop
+from radixrt.lang.call import Call, Watch, wait_until, wait_until_in_loop
 from radixrt.lang.checked import CheckedCall
 from radixrt.lang.explain import Explanation, explanation
 from radixrt.lang.nodes import Choice, Expr, ExprList, Gen, RoleBegin, RoleEnd, Text, Tools
@@ -381,7 +381,7 @@ class Execution:
     def on_settled(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once, on any thread, as soon as every call has ended."""
         running = [step.call for step in self._calls() if not step.call.is_done]
-        _Watch(self.branch.signal, running, callback).begin()
+        Watch(self.branch.signal, running, callback).begin()
 
     def expire(self) -> None:
         """End the calls whose deadline has passed."""
@@ -494,30 +494,6 @@ class Execution:
     def _body_ended(self) -> None:
         self.is_running = False
         self.branch.signal.notify()
-
-
-class _Watch:
-    """Calls back once, when the last of some calls has ended. Holds nothing afterwards: a closure
-    that removes itself would be a cycle, and keep a program's state until it is collected."""
-
-    def __init__(self, signal: Signal, calls: list[Call], callback: Callable[[], None]) -> None:
-        self._signal = signal
-        self._calls = calls
-        self._callback = callback
-        self._lock = threading.Lock()
-        self._is_over = False
-
-    def begin(self) -> None:
-        self._signal.listen(self._check)
-        self._check()
-
-    def _check(self) -> None:
-        with self._lock:
-            if self._is_over or not all(call.is_done for call in self._calls):
-                return
-            self._is_over = True
-        self._signal.unlisten(self._check)
-        self._callback()
 
 
 def _remaining(deadline: float | None) -> float | None:

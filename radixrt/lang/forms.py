@@ -12,41 +12,15 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import msgspec
 
 from radixrt.errors import InvalidArgument
+from radixrt.lang.enumerations import enumeration, literal
 from radixrt.lang.fields import Fields, field_table
-from radixrt.lang.scalars import constrained, read_scalar, scalar_schema
-
-Read = Callable[[Any], Any]
-
-
-class Unreadable(ValueError):
-    """A JSON value that the type refuses, with the JSON pointer to where."""
-
-    def __init__(self, reason: str, pointer: str = "") -> None:
-        self.reason = reason
-        self.pointer = pointer
-        super().__init__(f"{pointer or 'the value'}: {reason}")
-
-    def below(self, key: str | int) -> Unreadable:
-        escaped = str(key).replace("~", "~0").replace("/", "~1")
-        return Unreadable(self.reason, f"/{escaped}{self.pointer}")
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a type is written. ``read`` takes parsed JSON and raises ``ValueError`` or
-    ``TypeError`` for what is no value of the type."""
-
-    schema: Mapping[str, Any]
-    read: Read
-    read_text: Callable[[str], Any] | None = None
-    """Reads unparsed JSON, where that takes fewer steps."""
-
+from radixrt.lang.form import Form, Read, Unreadable, at, expect, may_fit, measured
+from radixrt.lang.scalars import INTEGER, constrained, read_scalar, scalar_schema
 
 _LISTS: dict[Any, Callable[[list[Any]], Any]] = {
     list: list,
@@ -61,7 +35,7 @@ _LISTS: dict[Any, Callable[[list[Any]], Any]] = {
 }
 _DICTS = (dict, abc.Mapping, abc.MutableMapping)
 
-_KEY_PATTERNS = {int: r"^(?:0|-?[1-9][0-9]{0,17})$"}
+_KEY_PATTERNS = {int: INTEGER}
 
 
 class FormBuilder:
@@ -91,18 +65,20 @@ class FormBuilder:
             *(set, frozenset, abc.Set, abc.MutableSet),
         ):
             self.is_exact = False  # a set is shorter than its list when an item comes twice
-        return Form(_with_metas(tp, form.schema, metas), _measured(form.read, metas))
+        return Form(_with_metas(tp, form.schema, metas), measured(form.read, metas))
 
     def _compound(self, tp: Any) -> Form:
         origin, arguments = _base(tp), typing.get_args(tp)
         if tp is Any or tp is object:
             return Form({}, lambda value: value)
         if origin is Literal:
-            return _literal(arguments)
+            return literal(arguments)
         if origin in (Union, types.UnionType):
             return self._union(tp, arguments)
         if isinstance(tp, TypeVar):
             return self.form(tp.__bound__ or Any)
+        if type(origin).__name__ == "TypeAliasType":
+            return self._alias(tp)
         if origin is tuple:
             return self._tuple(tp, arguments)
         if origin in _LISTS:
@@ -110,7 +86,7 @@ class FormBuilder:
         if origin in _DICTS:
             return self._dict(*(arguments or (str, Any)))
         if isinstance(tp, type) and issubclass(tp, enum.Enum):
-            return _enum(tp)
+            return enumeration(tp)
         fields = field_table(tp)
         if fields is None:
             raise InvalidArgument(
@@ -149,6 +125,24 @@ class FormBuilder:
         reader.append(_object_reader(fields, forms, frozenset(required)))
         return form
 
+    def _alias(self, tp: Any) -> Form:
+        """The form of ``type Json = dict[str, Json] | …``, which may name itself."""
+        known = self._named.get(tp)
+        if known is not None:
+            return known
+        name = self.new_name(_base(tp).__name__)
+        reader: list[Read] = []
+        form = Form({"$ref": f"#/$defs/{name}"}, lambda value: reader[0](value))
+        self._named[tp] = form
+        self.definitions[name] = {}
+        value = alias_value(tp)
+        inner = self.form(value)
+        if inner.schema == form.schema:
+            raise InvalidArgument("type", tp, "it stands for nothing but itself")
+        self.definitions[name] = inner.schema
+        reader.append(inner.read)
+        return form
+
     def new_name(self, name: str) -> str:
         """Return a name for a definition that no other definition has."""
         name = "".join(char if char.isalnum() else "_" for char in name)
@@ -173,8 +167,8 @@ class FormBuilder:
 
     def _list(self, make: Callable[[list[Any]], Any], item: Form) -> Form:
         def read(value: Any) -> Any:
-            _expect(list, value)
-            return make([_at(index, item.read, entry) for index, entry in enumerate(value)])
+            expect(list, value)
+            return make([at(index, item.read, entry) for index, entry in enumerate(value)])
 
         return Form({"type": "array", "items": item.schema}, read)
 
@@ -184,10 +178,10 @@ class FormBuilder:
         items = [self.form(argument) for argument in arguments]
 
         def read(value: Any) -> Any:
-            _expect(list, value)
+            expect(list, value)
             if len(value) != len(items):
                 raise Unreadable(f"{len(value)} items instead of {len(items)}")
-            return tuple(_at(i, item.read, value[i]) for i, item in enumerate(items))
+            return tuple(at(i, item.read, value[i]) for i, item in enumerate(items))
 
         length = len(items)
         schema = {"type": "array", "minItems": length, "maxItems": length, "items": False}
@@ -213,9 +207,9 @@ class FormBuilder:
             raise InvalidArgument("type", key_type, "use dict with keys that are str or int")
 
         def read(value: Any) -> Any:
-            _expect(dict, value)
+            expect(dict, value)
             return {
-                _at(name, key.read, int(name) if base is int else name): _at(name, item.read, entry)
+                at(name, key.read, int(name) if base is int else name): at(name, item.read, entry)
                 for name, entry in value.items()
             }
 
@@ -231,7 +225,7 @@ class FormBuilder:
             # A whole number is a `float` too, but of `float | int` it is the second.
             for index in sorted(range(len(forms)), key=lambda i: bases[i] is not type(value)):
                 form = forms[index]
-                if _may_fit(form.schema, value, definitions):
+                if may_fit(form.schema, value, definitions):
                     try:
                         return form.read(value)
                     except (ValueError, TypeError) as error:
@@ -241,15 +235,12 @@ class FormBuilder:
         return Form({"anyOf": [form.schema for form in forms]}, read)
 
 
-# ---------------------------------------------------------------- reading
-
-
 def _object_reader(fields: Fields, forms: Mapping[str, Form], required: frozenset[str]) -> Read:
     attributes = {field.key: field.attribute for field in fields.fields}
     tag_key = None if fields.tag is None else fields.tag[0]
 
     def read(value: Any) -> Any:
-        _expect(dict, value)
+        expect(dict, value)
         if unknown := value.keys() - attributes.keys() - {tag_key}:
             raise Unreadable("no such field", f"/{min(unknown)}")
         if missing := required - value.keys():
@@ -258,107 +249,13 @@ def _object_reader(fields: Fields, forms: Mapping[str, Form], required: frozense
             raise Unreadable(f"it is not {fields.tag[1]!r}", f"/{tag_key}")
         return fields.make(
             {
-                attributes[key]: _at(key, forms[key].read, entry)
+                attributes[key]: at(key, forms[key].read, entry)
                 for key, entry in value.items()
                 if key != tag_key
             }
         )
 
     return read
-
-
-def _at(key: str | int, read: Read, value: Any) -> Any:
-    try:
-        return read(value)
-    except Unreadable as error:
-        raise error.below(key) from None
-    except (ValueError, TypeError) as error:
-        raise Unreadable(str(error)).below(key) from error
-
-
-def _expect(kind: type, value: Any) -> None:
-    if not isinstance(value, kind):
-        raise Unreadable(f"expected {'an array' if kind is list else 'an object'}")
-
-
-def _measured(read: Read, metas: tuple[msgspec.Meta, ...]) -> Read:
-    def measured(value: Any) -> Any:
-        made = read(value)
-        for meta in metas:
-            if meta.min_length is not None and len(made) < meta.min_length:
-                raise Unreadable(f"{len(made)} items; at least {meta.min_length}")
-            if meta.max_length is not None and len(made) > meta.max_length:
-                raise Unreadable(f"{len(made)} items; at most {meta.max_length}")
-        return made
-
-    return measured
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
-
-
-def _may_fit(schema: Mapping[str, Any], value: Any, defs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a value may be one of a union's member, from what its schema says at the top."""
-    while "$ref" in schema:
-        schema = defs[schema["$ref"].rpartition("/")[2]]
-    if "type" in schema:
-        kinds = _KINDS.get(schema["type"], (object,))
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            return False
-    if not isinstance(value, dict) or "properties" not in schema:
-        return True
-    properties = schema["properties"]
-    if schema.get("additionalProperties") is False and value.keys() - properties.keys():
-        return "patternProperties" in schema
-    return all(
-        key in value and properties.get(key, {}).get("const", value[key]) == value[key]
-        for key in schema.get("required", ())
-    )
-
-
-# ---------------------------------------------------------------- enumerations
-
-
-def _literal(values: tuple[Any, ...]) -> Form:
-    written = [value.value if isinstance(value, enum.Enum) else value for value in values]
-    if not all(_is_json_scalar(value) for value in written):
-        raise InvalidArgument("type", Literal[values], "a Literal of text, numbers, bool and None")
-    return _one_of(list(zip(written, values, strict=True)))
-
-
-def _enum(tp: type[enum.Enum]) -> Form:
-    if issubclass(tp, enum.Flag):
-        raise InvalidArgument("type", tp, "flags are sets: use list[…] of an Enum")
-    members = list(tp)
-    if not members:
-        raise InvalidArgument("type", tp, "an Enum without members has no value")
-    if all(_is_json_scalar(member.value) for member in members):
-        return _one_of([(member.value, member) for member in members])
-    return _one_of([(member.name, member) for member in members])
-
-
-def _one_of(pairs: list[tuple[Any, Any]]) -> Form:
-    def read(value: Any) -> Any:
-        for written, meant in pairs:
-            if written == value and isinstance(written, bool) == isinstance(value, bool):
-                return meant
-        raise Unreadable(f"{value!r} is none of {[written for written, _ in pairs]!r}")
-
-    return Form({"enum": [written for written, _ in pairs]}, read)
-
-
-def _is_json_scalar(value: Any) -> bool:
-    if isinstance(value, float):
-        return value == value and abs(value) != float("inf")
-    return value is None or isinstance(value, str | int)
 
 
 # ---------------------------------------------------------------- taking types apart
@@ -375,10 +272,14 @@ def _unwrapped(tp: Any) -> tuple[Any, tuple[msgspec.Meta, ...], tuple[Any, ...]]
             others = [n for n in notes if _is_pydantic(type(n))] + others
         elif hasattr(tp, "__supertype__"):
             tp = tp.__supertype__
-        elif hasattr(tp, "__value__") and type(tp).__name__ == "TypeAliasType":
-            tp = tp.__value__
         else:
             return (type(None) if tp is None else tp), tuple(metas), tuple(others)
+
+
+def alias_value(tp: Any) -> Any:
+    """Return what an alias made by a ``type`` statement stands for, its parameters filled in."""
+    value, arguments = _base(tp).__value__, typing.get_args(tp)
+    return value[arguments] if arguments else value
 
 
 def _base(tp: Any) -> Any:

@@ -13,6 +13,7 @@ from radixrt.lang.call import Call, wait_until, wait_until_in_loop
 from radixrt.lang.checked import CheckedCall
 from radixrt.lang.execution import Execution
 from radixrt.lang.fields import Field, field_table
+from radixrt.lang.forms import alias_value
 from radixrt.lang.nodes import Gen
 from radixrt.lang.partial import MISSING, Node, PartialJson
 from radixrt.lang.reading import TypeReading, result_type, split_reasoning
@@ -24,7 +25,8 @@ class Partial:
 
     A field that is complete is what it will be in the end, of its type. One that has begun is a
     ``Partial`` (an object, an array) or the beginning of its text; one that has not, None.
-    ``is_complete(name)`` tells them apart, ``complete`` lists the JSON pointers of all that are.
+    ``is_complete(name)`` tells them apart, ``complete`` lists the JSON pointers of all that are. A
+    field that is called like one of these is to be had as ``p["complete"]``.
     """
 
     def __init__(self, node: Node, tp: Any) -> None:
@@ -129,8 +131,8 @@ def child_type(tp: Any, key: Any, node: Node) -> Any:
 
 def _bare(tp: Any, node: Node) -> Any:
     """A type without annotations; of a union the first member that the keys so far fit."""
-    while typing.get_origin(tp) is Annotated:
-        tp = typing.get_args(tp)[0]
+    while typing.get_origin(tp) is Annotated or hasattr(tp, "__value__"):
+        tp = alias_value(tp) if hasattr(tp, "__value__") else typing.get_args(tp)[0]
     if typing.get_origin(tp) not in (Union, types.UnionType):
         return tp
     members = [_bare(member, node) for member in typing.get_args(tp)]

@@ -5,6 +5,7 @@ imports it, and only when such a type is handed in.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from pydantic_core import core_schema
 
 from radixrt.errors import InvalidArgument
 from radixrt.lang.fields import Field
-from radixrt.lang.scalars import PATTERNS
+from radixrt.lang.form import Form, Unreadable
+from radixrt.lang.scalars import INTEGER, NAIVE_DATETIME, PATTERNS
 
 if TYPE_CHECKING:
-    from radixrt.lang.forms import Form, FormBuilder
+    from radixrt.lang.forms import FormBuilder
 
 _EXACT = frozenset(
     (
@@ -31,7 +33,10 @@ _EXACT = frozenset(
 )
 """Kinds of pydantic's core schemas that take whatever fits their JSON schema."""
 
-_INEXACT_KEYS = frozenset(("max_digits", "decimal_places", "post_init", "cls_post_init"))
+_INEXACT_KEYS = frozenset(("post_init", "cls_post_init", "now_op", "strip_whitespace"))
+
+_TIMES = frozenset(("date", "time", "datetime", "timedelta"))
+_BOUNDS = frozenset(("gt", "ge", "lt", "le"))
 
 _BELOW = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _BELOW_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
@@ -41,8 +46,6 @@ _BELOW_MAPS = ("properties", "patternProperties", "$defs")
 def pydantic_form(tp: Any, builder: FormBuilder) -> tuple[Form, bool]:
     """Return the form of a type that pydantic knows, its definitions added to ``builder``, and
     whether everything that fits its schema can be read."""
-    from radixrt.lang.forms import Form
-
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(tp)
         adapter.rebuild()
@@ -76,12 +79,35 @@ def pydantic_form(tp: Any, builder: FormBuilder) -> tuple[Form, bool]:
     return Form(adapted, read, read_text), is_exact
 
 
+_AFTER_SCHEME = (
+    r"[a-z0-9]+(?:[.-][a-z0-9]+)*(?::[1-9][0-9]{1,3})?(?:/[A-Za-z0-9._~-]+)*/?"
+    r"(?:\?[A-Za-z0-9._~=&%-]*)?(?:#[A-Za-z0-9._~-]*)?"
+)
+
+
 class _Schemas(GenerateJsonSchema):
-    """Pydantic's schemas, with decimals as numbers alone: as text they would be unbounded."""
+    """Pydantic's schemas, but closer to what it reads: decimals are numbers alone (as text they
+    would be unbounded), keys that are numbers and URLs have patterns, naive times no zone."""
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
         whole = super().decimal_schema(schema)
         return next((k for k in whole.get("anyOf", ()) if k.get("type") == "number"), whole)
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> dict[str, Any]:
+        whole = super().dict_schema(schema)
+        if schema.get("keys_schema", {}).get("type") == "int":
+            values = whole.pop("additionalProperties", True)
+            whole |= {"patternProperties": {INTEGER: values}, "additionalProperties": False}
+        return whole
+
+    def url_schema(self, schema: core_schema.UrlSchema) -> dict[str, Any]:
+        schemes = "|".join(map(re.escape, schema.get("allowed_schemes") or ("https", "http")))
+        return {"type": "string", "pattern": f"^(?:{schemes})://{_AFTER_SCHEME}$"}
+
+    def datetime_schema(self, schema: core_schema.DatetimeSchema) -> dict[str, Any]:
+        if schema.get("tz_constraint") == "naive":
+            return {"type": "string", "pattern": NAIVE_DATETIME}
+        return super().datetime_schema(schema)
 
 
 def model_fields(model: Any) -> tuple[Field, ...]:
@@ -97,14 +123,11 @@ def model_fields(model: Any) -> tuple[Field, ...]:
     )
 
 
-def _unreadable(error: ValidationError) -> ValueError:
-    from radixrt.lang.forms import Unreadable
-
+def _unreadable(error: ValidationError) -> Unreadable:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    refused: Any = Unreadable(first["msg"])
+    refused = Unreadable(first["msg"])
     for part in reversed(first["loc"]):
         refused = refused.below(part)
-    assert isinstance(refused, ValueError)
     return refused
 
 
@@ -163,6 +186,8 @@ def _is_exact(core: Any) -> bool:
             return False
         if any(core.get(key) for key in _INEXACT_KEYS):
             return False
+        if kind in _TIMES and core.keys() & _BOUNDS:
+            return False  # JSON Schema bounds numbers alone
         return all(
             _is_exact(value)
             for key, value in core.items()

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import orjson
 
 from radixrt.errors import ValueRefused
-from radixrt.lang.forms import Form, FormBuilder
+from radixrt.lang.form import Form
+from radixrt.lang.forms import FormBuilder
 from radixrt.protocol import Output
 
 

@@ -34,6 +34,12 @@ PATTERNS: dict[str, str] = {
 }
 """JSON Schema ``format`` → a pattern of which every match is a value."""
 
+INTEGER = "^(?:0|-?[1-9][0-9]{0,17})$"
+"""Whole numbers as keys of JSON objects."""
+
+NAIVE_DATETIME = f"^{_DATE}T{_CLOCK}$"
+"""Times without a zone, where a type asks for them."""
+
 _TEXTUAL: dict[Any, str] = {
     datetime.date: PATTERNS["date"],
     datetime.datetime: f"^{_DATE}T{_CLOCK}{_OFFSET}?$",

@@ -285,7 +285,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         lambda: LlguidanceEngine(
             tokenizer_file, model.vocab_size, model.eos_token_ids, min(num_cores, MASK_THREADS)
         ),
-        num_threads=max(1, min(num_cores, COMPILE_THREADS)),
+        num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
     )
 
 

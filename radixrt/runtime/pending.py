@@ -35,8 +35,11 @@ class _Compiling:
 
 @dataclass(slots=True)
 class _Checking:
+    """``failure`` is what the check found; ``job`` then takes the text back before it."""
+
     request: Request
     job: Job
+    failure: Failure | None = None
 
 
 class PendingCalls:
@@ -62,15 +65,17 @@ class PendingCalls:
         self._clock = clock
         self._compiling: list[_Compiling] = []
         self._checking: list[_Checking] = []
+        self._resuming: list[Request] = []
         self.sampled: list[Sampled] = []
 
     def __len__(self) -> int:
-        return len(self._compiling) + len(self._checking)
+        return len(self._compiling) + len(self._checking) + len(self._resuming)
 
     def holds(self, request: Request) -> bool:
         """Whether a request waits here."""
         held = [entry.request for entry in self._compiling]
         held += [entry.request for entry in self._checking]
+        held += self._resuming
         return any(other is request for other in held)
 
     # ------------------------------------------------------------ compiling
@@ -87,9 +92,17 @@ class PendingCalls:
             self._compiling.append(waiting)
 
     def poll(self) -> None:
-        """Let those go on whose thread is done."""
+        """Let those go on whose thread is done. Called once before every step."""
         if not len(self):
             return
+        resuming, self._resuming = self._resuming, []
+        for request in resuming:
+            if request.reason in ("stop", "length"):  # else it was ended meanwhile
+                request.reason = None
+            if self._has_ended(request):
+                self._finish(request)
+            else:
+                self._run(request)
         self._compiling = [entry for entry in self._compiling if not self._go_on(entry)]
         self._checking = [entry for entry in self._checking if not self._conclude(entry)]
         self.service.collect()
@@ -187,6 +200,9 @@ class PendingCalls:
             self._refuse(request, "constraint", "the final validation of the text takes too long")
             return True
         try:
+            if entry.failure is not None:
+                self._resume(request, session, job.value())
+                return True
             failure: Failure | None = job.value()
             if failure is None:
                 self._finish(request)
@@ -198,26 +214,33 @@ class PendingCalls:
                     "retries or change the schema",
                 )
             else:
-                self._retry(request, session, failure)
+                found = failure
+                entry.failure = failure
+                entry.job = self.service.submit(
+                    lambda: session.rewind(session.matcher.restarted(), found)
+                )
+                return self._conclude(entry)
+        except GrammarTimeout as error:
+            self._refuse(request, "overloaded", str(error))
         except GrammarError as error:
             self._refuse(request, "constraint", str(error))
         return True
 
-    def _retry(self, request: Request, session: Session, failure: Failure) -> None:
-        """Take a text back to the beginning of the value that failed, and go on without it."""
-        num_kept = session.rewind(session.matcher.restarted(), failure)
+    def _resume(self, request: Request, session: Session, num_kept: int) -> None:
+        """Go on from the tokens that are left of a text that was taken back."""
         num_taken_back = request.completion - num_kept
         kept = np.array(session.token_ids, np.int32)
         request.token_ids = np.concatenate([request.token_ids[: request.prompt_len], kept])
         request.logits_from = len(request.token_ids) - 1
         request.completion = num_kept
-        request.reason = None
         request.matched = None
         request.num_retractions += 1  # it goes on before new ones
         seed = (request.sampling.seed + session.attempts * _SEED_STEP) % 2**63
         request.sampling = msgspec.structs.replace(request.sampling, seed=seed)
         self.sampled.append(Sampled(request.id, (), rewind=num_taken_back))
-        self._run(request)
+        # Not at once: a step in flight may hold a row of the text that was taken back. Until then
+        # the request counts as ended.
+        self._resuming.append(request)
 
 
 def report_of(request: Request) -> GrammarReport | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Ty
 
 import msgspec
 import pydantic
+from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
 
@@ -117,6 +118,22 @@ class Payment(pydantic.BaseModel):
     parts: list[Payment] = []
 
 
+Pair = TypeAliasType("Pair", tuple[T, T], type_params=(T,))
+
+
+class Index(pydantic.BaseModel):
+    pages: dict[int, str]
+
+
+class Link(pydantic.BaseModel):
+    url: pydantic.HttpUrl
+
+
+class When(pydantic.BaseModel):
+    start: pydantic.NaiveDatetime
+    until: Annotated[datetime.date, pydantic.Field(ge=datetime.date(2020, 1, 1))]
+
+
 class Even(pydantic.BaseModel):
     number: int
 
@@ -188,6 +205,8 @@ EXACT: list[tuple[Any, Any, Any]] = [
         Payment(method=Cash(kind="cash"), parts=[Payment(method=Cash(kind="cash"))]),
     ),
     (Annotated[int, pydantic.Field(gt=3)], 4, 4),
+    (Pair[int], [1, 2], (1, 2)),
+    (Index, {"pages": {"-3": "a"}}, Index(pages={-3: "a"})),
 ]
 """(type, JSON value, what is read): types whose schema says all that they demand."""
 
@@ -195,6 +214,16 @@ OWN_SAY: list[tuple[Any, Any, Any]] = [
     (Span, {"first": 1, "last": 2}, Span(1, 2)),
     (list[Span], [{"first": 1, "last": 2}], [Span(1, 2)]),
     (Even, {"number": 2}, Even(number=2)),
+    (
+        Link,
+        {"url": "https://example.org:80/a/b?c=d#e"},
+        Link(url=pydantic.HttpUrl("https://example.org:80/a/b?c=d#e")),
+    ),
+    (
+        When,
+        {"start": "2024-02-29T10:00:00", "until": "2024-03-01"},
+        When(start=datetime.datetime(2024, 2, 29, 10), until=datetime.date(2024, 3, 1)),
+    ),
     (dict[str, Even], {"a": {"number": 2}}, {"a": Even(number=2)}),
     (
         Order,

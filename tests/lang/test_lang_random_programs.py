@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lang.sample_types import Even
 from lang.scripted_runtime import ScriptedRuntime
 
 import radixrt.lang as rt
@@ -12,7 +13,7 @@ from radixrt.protocol import Append, Generate, Select
 STEPS = st.lists(
     st.one_of(
         st.text("ab\n é", max_size=4),
-        st.sampled_from(["gen", "gen2", "select", "role", "fork", "copy", "join"]),
+        st.sampled_from(["gen", "gen2", "checked", "select", "role", "fork", "copy", "join"]),
     ),
     max_size=12,
 )
@@ -25,6 +26,8 @@ def play(s: rt.ProgramState, steps: list[str], seen: list[rt.ProgramState]) -> N
         match step:
             case "gen" | "gen2":
                 s += rt.gen(f"x{index}", n=2 if step == "gen2" else 1)
+            case "checked":
+                s += rt.gen(f"x{index}", type=Even)
             case "select":
                 s += rt.select(f"x{index}", ["a", "bc"])
             case "role":
@@ -41,12 +44,22 @@ def play(s: rt.ProgramState, steps: list[str], seen: list[rt.ProgramState]) -> N
                 s += step
 
 
+def answer(text: str, generate: Generate) -> str:
+    """Values are refused once or twice before one is accepted."""
+    if generate.constraint is None:
+        return f"<{len(text)}>"
+    excluded = generate.constraint.exclude
+    return f'{{"number":{1 if len(excluded) <= len(text) % 2 else len(text) * 2}}}'
+
+
 @given(steps=STEPS, holding=st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_client_and_runtime_agree_on_every_branch(steps: list[str], holding: bool) -> None:
     runtime = ScriptedRuntime(ping_interval_s=0.01)
     runtime.choose = lambda text, options: len(text) % len(options)
-    runtime.is_holding = holding and "join" not in steps
+    runtime.answer = answer
+    # What follows a join or a checked value waits for it.
+    runtime.is_holding = holding and not {"join", "checked"} & set(steps)
 
     @rt.function
     def program(s: rt.ProgramState) -> None:

@@ -9,6 +9,7 @@ The matcher is rolled back to where it was.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ LONGEST_WAY = 4096
 
 MAX_MASKS = 500
 """Masks that one search may fill."""
+
+SECONDS = 0.1
+"""Seconds that one search may take."""
 
 MOST_PROBES = 100
 """States of one search that are probed before a mask is filled."""
@@ -49,6 +53,7 @@ def shortest_close(
     *,
     is_json: bool = True,
     max_masks: int = MAX_MASKS,
+    seconds: float = SECONDS,
 ) -> list[int] | None:
     """Return tokens that bring a matcher to a complete text, ``[]`` where it is complete; None
     when none of at most ``limit`` tokens was found. The matcher's state is the same afterwards.
@@ -56,7 +61,8 @@ def shortest_close(
     A way that is too long is not searched for a shorter one: with a limit on its depth a search
     would look at very many. ``is_json``: a comma may be what a value needs to go on from.
     """
-    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), is_json, max_masks).run()
+    stop_at = time.monotonic() + seconds
+    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), is_json, max_masks, stop_at).run()
     return found if found is not None and len(found) <= limit else None
 
 
@@ -86,6 +92,7 @@ class _Search:
     limit: int
     is_json: bool
     max_masks: int
+    stop_at: float
     way: list[int] = field(default_factory=list)
     tried: dict[int, Counter[int]] = field(default_factory=dict)
     num_masks: int = 0
@@ -142,7 +149,7 @@ class _Search:
         likely = self._likely()
         if likely is not None:
             yield likely
-        if self.num_masks >= self.max_masks:
+        if self.num_masks >= self.max_masks or time.monotonic() > self.stop_at:
             return
         self.num_masks += 1
         bitmask = np.zeros(-(-len(self.vocabulary) // 32), np.int32)

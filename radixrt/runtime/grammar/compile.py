@@ -43,7 +43,12 @@ def compile_grammar(
     compiled, matcher = _compile(engine, spec)
     if spec.finish == "valid":
         is_json = spec.kind in ("json_schema", "tools")
-        shortest = shortest_close(matcher, engine.vocabulary, CLOSING_LIMIT, is_json=is_json)
+        try:
+            shortest = shortest_close(matcher, engine.vocabulary, CLOSING_LIMIT, is_json=is_json)
+        except GrammarError:
+            shortest = None
+        if matcher.is_broken:  # the search ran into a limit: others shall not
+            matcher = engine.build(compiled.grammar)
         if shortest is not None:
             compiled = replace(compiled, shortest=tuple(shortest))
     return compiled, matcher

@@ -18,6 +18,7 @@ Ranges = tuple[tuple[int, int], ...]
 MAX_CODEPOINT = 0x10FFFF
 MAX_NESTING = 60
 MAX_REPEAT = 4096
+MAX_RULES = 1000
 
 ANY: Ranges = ((0, 0xD7FF), (0xE000, MAX_CODEPOINT))
 
@@ -82,6 +83,8 @@ def parse(text: str, dialect: Literal["gbnf", "ebnf"]) -> Rules:
     rules = _Parser(text, dialect).rules()
     if "root" not in rules:
         raise GrammarError(f"{dialect}: there is no rule root; write root ::= …")
+    if len(rules) > MAX_RULES:
+        raise GrammarError(f"{dialect}: {len(rules)} rules; a grammar has at most {MAX_RULES}")
     for name, node in rules.items():
         for missing in _refs(node) - rules.keys():
             raise GrammarError(f"{dialect}: rule {name} uses {missing}, which is not defined")

@@ -9,6 +9,7 @@ what follows it or follows another one, it is taken apart.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -19,7 +20,14 @@ from radixrt.runtime.grammar.gbnf import Alt, Chars, Node, Ref, Repeat, Rules, S
 MAX_PATTERN = 20_000
 """Characters of one terminal's pattern; what would be longer stays a rule."""
 
-MAX_NODES = 20_000
+MAX_NODES = 4_000
+"""Parts that a grammar may have."""
+
+MAX_RULES = 400
+"""Rules that ``root`` may reach."""
+
+MAX_SECONDS = 0.1
+"""Seconds that a conversion may take."""
 
 
 def to_lark(rules: Rules) -> str:
@@ -58,14 +66,24 @@ class _Converter:
     _conflicts: dict[tuple[str, str], int] = field(default_factory=dict)
     _split: dict[int, Node] = field(default_factory=dict)
     _recursive: set[str] = field(default_factory=set)
+    _names: dict[str, str] = field(default_factory=dict)
 
     def convert(self) -> str:
         self.rules = _reachable(self.rules)
         if sum(map(_size, self.rules.values())) > MAX_NODES:
             raise GrammarError(f"the grammar has more than {MAX_NODES} parts")
+        if len(self.rules) > MAX_RULES:
+            raise GrammarError(f"the grammar has more than {MAX_RULES} rules")
+        self._names = {name: _rule_name(i, name) for i, name in enumerate(self.rules)}
+        self._names["root"] = "start"
         self._recursive = _recursive(self.rules)
         self.atoms = _atoms(self.rules)
+        stop_at = time.monotonic() + MAX_SECONDS
         while True:
+            if time.monotonic() > stop_at:
+                raise GrammarError(
+                    f"converting the grammar takes over {MAX_SECONDS} s; simplify it"
+                )
             terminals = self._terminals()
             conflict = self._conflict(list(terminals.values()))
             if conflict is None:
@@ -302,7 +320,7 @@ class _Converter:
             names.setdefault(terminal.pattern, f"T{len(names)}")
         lines = []
         for name in self._live():
-            rule = "start" if name == "root" else _rule_name(name, self.rules)
+            rule = self._names[name]
             lines.append(f"{rule}: {self._expression(self.rules[name], terminals, names)}")
         lines += [f"{name}: /{pattern}/" for pattern, name in names.items()]
         return "\n".join(lines) + "\n"
@@ -314,7 +332,7 @@ class _Converter:
             return names[terminals[id(node)].pattern]
         node = self._taken_apart(node)
         if isinstance(node, Ref):
-            return "start" if node.name == "root" else _rule_name(node.name, self.rules)
+            return self._names[node.name]
         if isinstance(node, Repeat):
             if node.most == 0:
                 return '""'
@@ -327,12 +345,14 @@ class _Converter:
 
 
 def _reachable(rules: Rules) -> Rules:
-    seen = ["root"]
-    for name in seen:
+    seen = {"root": rules["root"]}
+    todo = ["root"]
+    for name in todo:
         for node in _nodes(rules[name]):
             if isinstance(node, Ref) and node.name not in seen:
-                seen.append(node.name)
-    return {name: rules[name] for name in seen}
+                seen[node.name] = rules[node.name]
+                todo.append(node.name)
+    return seen
 
 
 def _recursive(rules: Rules) -> set[str]:
@@ -406,7 +426,7 @@ def _escaped(code: int) -> str:
     return char if char.isascii() and char.isalnum() else f"\\x{{{code:x}}}"
 
 
-def _rule_name(name: str, rules: Rules) -> str:
-    return f"r{list(rules).index(name)}_" + "".join(
+def _rule_name(number: int, name: str) -> str:
+    return f"r{number}_" + "".join(
         char.lower() if char.isascii() and char.isalnum() else "_" for char in name
     )

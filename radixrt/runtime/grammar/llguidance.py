@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ PROSE_SLICES = (r"[^\"\\\x00-\x1F\x7F.!?\[\]<>{}']{1,30}", r"[^\"\\\x00-\x1F\x7F
 """More sets of tokens whose masks the engine keeps ready: for text that ends at a full stop or a
 bracket, a token costs 37 µs with them where it costs 1.2 ms without."""
 
+MOST_REBUILD_S = 0.03
+"""A matcher that takes longer to build is not built anew by who uses it."""
+
 _LIMITS = LLParserLimits(
     max_items_in_row=2_000,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=100_000,
+    step_max_items=30_000,
     max_lexer_states=250_000,
     max_grammar_size=300_000,
     verbose_errors=False,  # else an error quotes the whole grammar
@@ -60,10 +64,12 @@ class LlguidanceEngine:
 
         Raises ``GrammarError``: the engine's constructor never does.
         """
+        began = time.monotonic()
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(_first_lines(matcher.get_error()))
-        return LlguidanceMatcher(self, grammar, matcher)
+        is_cheap = time.monotonic() - began <= MOST_REBUILD_S
+        return LlguidanceMatcher(self, grammar, matcher, is_cheap=is_cheap)
 
     def fill_batch(self, matchers: list[LlguidanceMatcher], bitmasks: NDArray[np.int32]) -> None:
         """Write the mask of each matcher into its row of ``bitmasks`` int32 [n, ceil(V / 32)],
@@ -98,7 +104,7 @@ class LlguidanceMatcher:
     another text: a matcher that fails is built anew, alone, and fails for good if it fails again.
     """
 
-    __slots__ = ("_engine", "_grammar", "_is_alone", "_token_ids", "inner")
+    __slots__ = ("_engine", "_grammar", "_is_alone", "_is_cheap", "_token_ids", "inner")
 
     def __init__(
         self,
@@ -106,7 +112,11 @@ class LlguidanceMatcher:
         grammar: str,
         inner: LLMatcher,
         token_ids: Sequence[int] = (),
+        *,
+        is_cheap: bool = True,
     ) -> None:
+        """``is_cheap``: it can be built anew when a limit was run into."""
+        self._is_cheap = is_cheap
         self._engine = engine
         self._grammar = grammar
         self._token_ids = list(token_ids)
@@ -173,7 +183,9 @@ class LlguidanceMatcher:
         if self.inner.is_error():
             self._rebuild()
         inner = self.inner.deep_copy()
-        return LlguidanceMatcher(self._engine, self._grammar, inner, self._token_ids)
+        return LlguidanceMatcher(
+            self._engine, self._grammar, inner, self._token_ids, is_cheap=self._is_cheap
+        )
 
     def restarted(self) -> LlguidanceMatcher:
         """Return an independent matcher at the beginning."""
@@ -200,7 +212,7 @@ class LlguidanceMatcher:
 
     def _rebuild(self) -> None:
         reason = _first_lines(self.inner.get_error())
-        if self._is_alone and self.inner.is_error():
+        if (self._is_alone or not self._is_cheap) and self.inner.is_error():
             raise GrammarError(reason)
         self.inner = self._engine.build(self._grammar).inner
         self._is_alone = True

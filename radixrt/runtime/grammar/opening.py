@@ -129,7 +129,8 @@ def free_text(
     """Return the free text that a constraint lets come first; None when it binds at once.
 
     ``ends`` are the tokens that end a text. ``prompt_tail`` is the end of the prompt: in a
-    reasoning section that it has opened, the text is free until the section ends. Else a model may open one, or may not.
+    reasoning section that it has opened, the text is free until the section ends. Else a model may
+    open one, or may not.
     """
     markers: list[Marker] = []
     opening: list[int] = []

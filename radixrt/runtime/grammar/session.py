@@ -27,6 +27,9 @@ NEAR_THE_END = 64
 FAR_FROM_THE_END = 4
 """How many times the tokens of the last known way to the end count as far."""
 
+SEARCH_S = 0.01
+"""Seconds that the loop may spend on one search for the end; then the last known way is taken."""
+
 
 class Accepted(NamedTuple):
     """What became of a sampled token: the tokens to append instead of it (it is the first of them
@@ -201,6 +204,11 @@ class Session:
             if forced and self.matcher.is_finished:
                 return Accepted(token_ids, replaced, True)
         is_over = len(self.token_ids) >= self.budget.max_tokens
+        if is_over and self.spec.finish == "valid" and not self.matcher.is_accepting:
+            raise GrammarError(
+                f"the text is not complete after max_tokens={self.budget.max_tokens}; allow more "
+                "tokens"
+            )
         return Accepted(token_ids, replaced, is_over)
 
     def _forced(self) -> list[int]:
@@ -312,8 +320,8 @@ class Session:
     def _steer(self, token_id: int) -> list[int] | None:
         """Return the tokens to the end in place of one that was just accepted by the matcher, when
         the text could not be closed any more after it; None when it could."""
-        if self.spec.finish != "valid":
-            return None
+        if self.spec.finish != "valid" or self.compiled.shortest is None:
+            return None  # with no known end, the text has to come to one by itself
         left = self.budget.max_tokens - len(self.token_ids) - 1
         known = self._way
         if known and known[0] == token_id:
@@ -339,7 +347,9 @@ class Session:
 
     def _search(self, limit: int) -> list[int] | None:
         is_json = self.compiled.is_json or self.compiled.tools is not None
-        return shortest_close(self.matcher, self.vocabulary, limit, is_json=is_json)
+        return shortest_close(
+            self.matcher, self.vocabulary, limit, is_json=is_json, seconds=SEARCH_S
+        )
 
     def _way_from_here(self, limit: int) -> list[int]:
         """Return a way to the end of at most ``limit`` tokens."""

@@ -18,7 +18,7 @@ from jsonschema_specifications import REGISTRY
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.json_text import Located, Path, locate, pointer
 
-MAX_STEPS = 200_000
+MAX_STEPS = 50_000
 """Keywords that one validation may evaluate."""
 
 PATTERN_TIMEOUT_S = 0.05
@@ -164,7 +164,9 @@ def _compile(pattern: str) -> regex.Pattern[str]:
 
 def _search(pattern: str, text: str) -> bool:
     try:
-        return _compile(pattern).search(text, timeout=PATTERN_TIMEOUT_S) is not None
+        return (
+            _compile(pattern).search(text, timeout=PATTERN_TIMEOUT_S, concurrent=True) is not None
+        )
     except TimeoutError:
         raise GrammarError(
             f"json_schema: matching {pattern[:80]!r} takes over {PATTERN_TIMEOUT_S} s"

@@ -17,7 +17,7 @@ from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, LlguidanceMatcher, regex_grammar
 from radixrt.runtime.grammar.service import GrammarService
 from radixrt.runtime.model.decoder import CausalLM
-from radixrt.runtime.wire import Done, EngineFailed, GrammarSpec
+from radixrt.runtime.wire import Done, EngineFailed, FieldParams, GrammarSpec
 
 EOS = 2
 VOCAB_SIZE = 320
@@ -316,3 +316,109 @@ def test_a_matcher_forks_rolls_back_and_knows_when_it_is_complete(
     assert not matcher.is_accepting
     with pytest.raises(GrammarError):
         matcher.advance(b)
+
+
+UNIQUE = json.dumps(
+    {
+        "type": "array",
+        "items": {"enum": ["aa", "bb", "cc"]},
+        "minItems": 3,
+        "maxItems": 3,
+        "uniqueItems": True,
+    }
+)
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_checked_text_is_valid_or_its_call_fails(
+    big_model: CausalLM,
+    grammar_engine: LlguidanceEngine,
+    tokenizer_file: Path,
+    overlap: int,
+    threads: int,
+) -> None:
+    grammars = GrammarService(lambda: grammar_engine, num_threads=threads)
+    runtime = Runtime(big_model, grammars=grammars, overlap=overlap)
+    spec = GrammarSpec("json_schema", UNIQUE, finish="valid", retries=30)
+    calls = [
+        runtime.run(
+            [5 + i, 6], max_tokens=40, grammar=spec, temperature=1.0, seed=i, stop_token_ids=(EOS,)
+        )
+        for i in range(6)
+    ]
+    hopeless = runtime.run(
+        [9],
+        max_tokens=40,
+        stop_token_ids=(EOS,),
+        grammar=GrammarSpec("json_schema", UNIQUE, finish="valid", retries=0),
+        temperature=1.0,
+        seed=3,
+    )
+    free = runtime.run([5, 5], max_tokens=25)
+    runtime.finish(limit=5_000_000)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    rewound = 0
+    for call in calls:
+        tokens: list[int] = []
+        for sampled in runtime.sampled(call):
+            if sampled.rewind:
+                rewound += 1
+                del tokens[len(tokens) - sampled.rewind :]
+            tokens += sampled.token_ids
+        end = runtime.end(call)
+        assert isinstance(end, Done), end
+        value = json.loads(tokenizer.decode(tokens, skip_special_tokens=True))
+        assert sorted(value) == ["aa", "bb", "cc"]
+        assert end.grammar is not None
+        assert end.usage.completion == len(tokens)
+        assert ("", "uniqueItems", "checked") in end.grammar.enforcement
+    assert rewound > 0
+    end = runtime.end(hopeless)
+    assert isinstance(end, Done) or (end.code == "value_refused" and "1 attempts" in end.message)
+    assert runtime.tokens(free) == Runtime(big_model).generate([5, 5], max_tokens=25)
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_free_text_comes_before_the_constraint(
+    big_model: CausalLM, grammar_engine: LlguidanceEngine, tokenizer_file: Path, overlap: int
+) -> None:
+    runtime = Runtime(big_model, grammars=service(grammar_engine), overlap=overlap)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    prompt = tokenizer.encode("<think>").ids
+    spec = GrammarSpec("choices", '["yes","no"]', finish="valid", after="</think>")
+    free = Runtime(big_model).generate(prompt, max_tokens=20, stop_token_ids=(EOS,))
+    free = [token for token in free if token != EOS]
+    call = runtime.run(prompt, max_tokens=40, grammar=spec, stop_token_ids=(EOS,))
+    runtime.finish()
+    before, marker, answer = text_of(tokenizer_file, runtime, call).partition("</think>")
+    assert marker
+    assert answer in ("yes", "no")
+    assert runtime.tokens(call)[: len(free)] == free
+    assert len(runtime.tokens(call)) <= 40
+    assert before
+
+
+def test_fields_have_their_own_sampling_and_marks_tell_of_the_mask(
+    big_model: CausalLM, grammar_engine: LlguidanceEngine
+) -> None:
+    text = schema_of("a", "b")
+    warm = FieldParams("/a", temperature=1.0)
+    outcomes = []
+    for seed in range(4):
+        runtime = Runtime(big_model, grammars=service(grammar_engine))
+        spec = GrammarSpec("json_schema", text, finish="valid", fields=(warm,), marks=True)
+        call = runtime.run([7, 8], max_tokens=60, grammar=spec, seed=seed, stop_token_ids=(EOS,))
+        runtime.finish()
+        marks = [mark for sampled in runtime.sampled(call) for mark in sampled.marks]
+        assert len(marks) == len(runtime.tokens(call))
+        assert {mark.kind for mark in marks} == {"sampled", "forced"}
+        for mark in marks:
+            assert mark.allowed >= 1
+            assert 0 <= mark.removed <= 1
+            assert mark.logprob <= 1e-6
+            if mark.kind == "forced":
+                assert (mark.allowed, mark.logprob) == (1, 0.0)
+        assert any(mark.removed > 0.01 for mark in marks)
+        outcomes.append(tuple(runtime.tokens(call)))
+    assert len(set(outcomes)) > 1  # greedy but for one field

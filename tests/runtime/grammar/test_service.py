@@ -1,0 +1,152 @@
+"""Compiled constraints from threads: the cache, late compilations, limits that are shared."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from radixrt.runtime.grammar import service as service_module
+from radixrt.runtime.grammar.base import GrammarError, GrammarTimeout
+from radixrt.runtime.grammar.cache import Entry
+from radixrt.runtime.grammar.compile import compile_grammar
+from radixrt.runtime.grammar.llguidance import LlguidanceEngine, regex_grammar
+from radixrt.runtime.grammar.service import GrammarService, Ticket
+from radixrt.runtime.grammar.workers import MOST_ABANDONED, Workers
+from radixrt.runtime.wire import GrammarSpec
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.001)
+
+
+def take(service: GrammarService, spec: GrammarSpec) -> Entry:
+    ticket = service.request(spec)
+    wait_for(lambda: service.is_ready(ticket))
+    assert ticket.entry is not None
+    return ticket.entry
+
+
+def test_a_late_compilation_is_refused_and_kept_once_it_is_done(
+    engine: LlguidanceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow(engine: LlguidanceEngine, spec: GrammarSpec) -> object:
+        if spec.text == "slow":
+            go_on.wait(20)
+        return compile_grammar(engine, spec)
+
+    monkeypatch.setattr(service_module, "compile_grammar", slow)
+    service = GrammarService(lambda: engine, num_threads=1, timeout_s=0.02)
+    take(service, GrammarSpec("regex", "first"))  # the engine is there from now on
+    late = service.request(GrammarSpec("regex", "slow"))
+
+    def is_refused(ticket: Ticket) -> bool:
+        try:
+            return service.is_ready(ticket)
+        except GrammarTimeout:
+            return True
+
+    wait_for(lambda: is_refused(late))
+    assert service.num_timeouts >= 1
+    # The stuck thread was replaced: others are compiled meanwhile.
+    assert take(service, GrammarSpec("regex", "other")).compiled.grammar
+    assert service.num_compiled == 2
+    go_on.set()
+    service_job = late.job
+    assert service_job is not None
+    wait_for(lambda: service_job.is_done)
+    service.collect()
+    again = service.request(GrammarSpec("regex", "slow"))
+    assert again.entry is not None
+    assert service.cache.num_hits == 1
+
+
+def test_too_many_stuck_threads_refuse_more_work() -> None:
+    workers = Workers(1)
+    go_on = threading.Event()
+    stuck = []
+    for _ in range(MOST_ABANDONED):
+        job = workers.submit(lambda: go_on.wait(20), 0.0)
+        wait_for(lambda job=job: workers.abandon_late(job))  # type: ignore[misc]
+        stuck.append(job)
+    with pytest.raises(GrammarTimeout, match="try again later"):
+        workers.submit(lambda: None, 1.0)
+    go_on.set()
+    wait_for(lambda: all(job.is_done for job in stuck))
+    wait_for(lambda: workers._num_abandoned == 0)
+    done = workers.submit(lambda: 7, 1.0)
+    wait_for(lambda: done.is_done)
+    assert done.value() == 7
+    workers.close()
+
+
+def test_two_calls_share_one_compilation_and_errors_are_not_kept(engine: LlguidanceEngine) -> None:
+    service = GrammarService(lambda: engine, num_threads=2)
+    first = service.request(GrammarSpec("regex", "ab"))
+    second = service.request(GrammarSpec("regex", "ab"))
+    assert first.job is second.job
+    wait_for(lambda: service.is_ready(first) and service.is_ready(second))
+    assert first.entry is second.entry
+    assert service.num_compiled == 1
+    for _ in range(2):
+        bad = service.request(GrammarSpec("regex", "("))
+        assert bad.job is not None
+        job = bad.job
+        wait_for(lambda job=job: job.is_done)  # type: ignore[misc]
+        with pytest.raises(GrammarError):
+            service.is_ready(bad)
+    assert service.num_refused == 2
+    assert len(service.cache) == 1
+
+
+def test_a_constraint_that_is_used_a_lot_gets_templates_of_its_own(
+    engine: LlguidanceEngine,
+) -> None:
+    service = GrammarService(lambda: engine, num_threads=0)
+    for _ in range(40):
+        entry = take(service, GrammarSpec("regex", "[ab]{9}"))
+        entry.fork()
+        service.collect()
+    assert len(entry.templates) == 4
+
+
+def test_a_text_that_uses_up_the_shared_states_fails_alone(engine: LlguidanceEngine) -> None:
+    matcher = engine.build(regex_grammar("[ab]{1,9}"))
+    victim, culprit = matcher.fork(), matcher.fork()
+    (letter,) = engine.vocabulary.encode(b"a")
+    victim.advance(letter)
+    # Misuse is an error that the engine never leaves: here it is the culprit's alone.
+    (other,) = engine.vocabulary.encode(b"z")
+    with pytest.raises(GrammarError):
+        culprit.advance(other)
+    assert culprit.is_broken
+    mask = np.zeros(engine.mask_len, np.int32)
+    victim.fill(mask)
+    victim.advance(letter)
+    assert victim.is_accepting
+    # A victim of somebody else's limit is built again where it was.
+    entry = Entry(compile_grammar(engine, GrammarSpec("regex", "[ab]{1,9}"))[0], [culprit, matcher])
+    assert not entry.fork().is_broken
+    assert entry.templates == [matcher]
+
+
+def test_a_broken_matcher_comes_back_where_it_was(engine: LlguidanceEngine) -> None:
+    matcher = engine.build(regex_grammar("ab{3}c"))
+    for token in engine.vocabulary.encode(b"ab"):
+        matcher.advance(token)
+    good = np.zeros(engine.mask_len, np.int32)
+    matcher.fill(good)
+    (wrong,) = engine.vocabulary.encode(b"z")
+    matcher.inner.consume_token(wrong)  # as if another text had broken the lexer they share
+    assert matcher.is_broken
+    again = np.zeros(engine.mask_len, np.int32)
+    matcher.fill(again)
+    assert (good == again).all()
