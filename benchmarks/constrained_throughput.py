@@ -26,12 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_workloads import LLAMA_8B, EngineDriver
 from tokenizers import Tokenizer
 
+from radixrt.bench.engine import EngineDriver
+from radixrt.bench.models import SHAPES
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.grammar.validate import FinalValidator
 from radixrt.runtime.wire import GrammarSpec, Run, TokenSampling, pack_ids
+
+LLAMA_8B = SHAPES["llama-3.1-8b"]
 
 TINY = {
     **LLAMA_8B,

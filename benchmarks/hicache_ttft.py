@@ -27,12 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 from cpu_engine import SHAPE as QWEN_05B
-from engine_workloads import LLAMA_8B, EngineDriver, greedy
 
+from radixrt.bench.engine import EngineDriver, greedy
+from radixrt.bench.models import SHAPES as NAMED_SHAPES
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.wire import Run, pack_ids
 
-SHAPES: dict[str, dict[str, Any]] = {"llama-3.1-8b": LLAMA_8B, "qwen2-0.5b": QWEN_05B}
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-3.1-8b": NAMED_SHAPES["llama-3.1-8b"],
+    "qwen2-0.5b": QWEN_05B,
+}
 NUM_NEW = 8
 CHECKED_PAGES = 32
 

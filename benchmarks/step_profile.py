@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine_workloads import EngineDriver, greedy, runtime_config
 from torch.profiler import ProfilerActivity, profile
 
+from radixrt.bench.engine import EngineDriver, greedy
+from radixrt.bench.models import model_config
 from radixrt.runtime.wire import Run, pack_ids
 
 
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     arguments = parser.parse_args()
-    with runtime_config(arguments.model, arguments.set) as config:
+    with model_config(arguments.model, arguments.set) as config:
         # Prompts in large steps, so that all rows decode together soon.
         driver = EngineDriver(dataclasses.replace(config, mixed_step_tokens=8192))
     results = {}
