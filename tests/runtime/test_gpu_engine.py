@@ -36,14 +36,20 @@ BF16_RESOLUTION = 2.0**-8
 
 
 class Harness:
-    """An engine loop of the shipped model, driven by hand."""
+    """An engine loop of the shipped model, driven by hand.
+
+    Its attention is Triton's unless it is named: FlashInfer compiles for a minute at first.
+    """
 
     def __init__(self, **options: Any) -> None:
+        options = {"memory": "4GiB", "host_memory": "0"} | options
+        if options["device"] == "cuda":
+            options.setdefault("attention", "triton")
         self.outputs: dict[int, list[int]] = {}
         self.open: set[int] = set()
         self.info: dict[str, Any] = {}
         self.channel = LocalEngineChannel(self._take)
-        self.loop: EngineLoop = build_loop(RuntimeConfig(memory="4GiB", **options), self.channel)
+        self.loop: EngineLoop = build_loop(RuntimeConfig(**options), self.channel)
 
     def _take(self, messages: list[FromEngine]) -> None:
         for message in messages:
