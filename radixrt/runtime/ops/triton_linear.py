@@ -57,7 +57,7 @@ def _prefetch(weight, rows, K, start, end, BYTES: tl.constexpr):
     )
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit
 def _product(
     x,
     weight,
