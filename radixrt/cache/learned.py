@@ -56,6 +56,7 @@ class LearnedOrder:
         self._chosen: SortedDict[Place, Node] | None = None
         self._chosen_bucket = 0
         self._chosen_until = 0.0
+        self._least = 0.0
 
     def __len__(self) -> int:
         return self._len
@@ -80,8 +81,10 @@ class LearnedOrder:
             queue = self._queues[node.place[0]] = SortedDict()
         queue[node.place] = node
         self._len += 1
-        if queue.first() is node:
-            self._chosen = None
+        if self._chosen is not None and queue.first() is node:
+            chosen_at = self._chosen_until - _CHOICE_S
+            if self._worth(node.place[0], chosen_at - node.used) <= self._least:
+                self._chosen = None
         if node.held_until > node.used:
             heapq.heappush(self._expiries, (node.held_until, node.serial, node))
 
@@ -101,7 +104,7 @@ class LearnedOrder:
             self._expire(now)
         chosen = self._chosen
         if chosen and now <= self._chosen_until:
-            # Nothing new is at the head of any queue, so it is still the one of least worth.
+            # No head of less worth has come since, so it is still the queue to take from.
             head = chosen.first()
             if head is not None and age_bucket(now - head.used) == self._chosen_bucket:
                 return head
@@ -115,22 +118,18 @@ class LearnedOrder:
                 if head is not None and (victim is None or head.used < least):
                     victim, least = head, head.used
             return victim
-        worths = self._reuse.worth
         for number, queue in self._queues.items():
             head = queue.first()
             if head is None:
                 continue
-            worth = worths[number // _KINDS][age_bucket(now - head.used)]
-            if number % 2:
-                worth *= self._copy_cost
-            if number % _KINDS > 1:
-                worth *= _PRIORITY_FACTOR ** (number % _KINDS // 2)
+            worth = self._worth(number, now - head.used)
             if victim is None or (worth, head.used) < (least, victim.used):
                 victim, least = head, worth
                 self._chosen = queue
         if victim is not None:
             self._chosen_bucket = age_bucket(now - victim.used)
             self._chosen_until = now + _CHOICE_S
+            self._least = least
         return victim
 
     def num_alike(self, node: Node) -> int:
@@ -138,6 +137,15 @@ class LearnedOrder:
         uses = node.uses
         last = uses[-1]
         return len(uses) - len(uses.rstrip(bytes((last,))))
+
+    def _worth(self, number: int, age_s: float) -> float:
+        """Return what losing a page of queue ``number`` costs, at an age."""
+        worth = self._reuse.worth[number // _KINDS][age_bucket(age_s)]
+        if number % 2:
+            worth *= self._copy_cost
+        if number % _KINDS > 1:
+            worth *= _PRIORITY_FACTOR ** (number % _KINDS // 2)
+        return worth
 
     def _expire(self, now: float) -> None:
         expiries = self._expiries
