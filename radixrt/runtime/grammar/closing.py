@@ -26,7 +26,7 @@ LONGEST_WAY = 4096
 MAX_MASKS = 500
 """Masks that one search may fill."""
 
-SECONDS = 0.1
+SECONDS = 0.2
 """Seconds that one search may take."""
 
 MOST_PROBES = 100

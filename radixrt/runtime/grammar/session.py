@@ -27,7 +27,7 @@ NEAR_THE_END = 64
 FAR_FROM_THE_END = 4
 """How many times the tokens of the last known way to the end count as far."""
 
-SEARCH_S = 0.01
+SEARCH_S = 0.03
 """Seconds that the loop may spend on one search for the end; then the last known way is taken."""
 
 
