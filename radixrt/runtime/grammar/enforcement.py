@@ -31,12 +31,12 @@ class Keyword(NamedTuple):
 
 
 def report(
-    schema: Any, normalised: Any, warnings: list[str], counted: frozenset[str]
+    schema: Any, normalised: Any, warnings: list[str], checked: set[str]
 ) -> tuple[Keyword, ...]:
     """Return every asserting keyword of a schema with its status.
 
     ``normalised`` is what the engine compiled with ``warnings`` about keywords that it left out;
-    ``counted`` are pointers (with the keyword) whose limits the runtime counts.
+    ``checked`` are pointers (with the keyword) that were left out for the final validation.
     """
     left_out = _left_out(warnings)
     remaining = {(pointer, key) for pointer, node in _walk(normalised) for key in node}
@@ -50,8 +50,8 @@ def report(
                 status = "enforced" if node[key] in FORMATS else "ignored"
             elif key.startswith("content"):
                 status = "ignored"
-            elif f"{pointer}/{key}" in counted:
-                status = "enforced"
+            elif f"{pointer}/{key}" in checked:
+                status = "checked"
             elif key in left_out and ((pointer, key) in remaining or key == "dependencies"):
                 status = "checked"
             keywords.append(Keyword(pointer, key, status))

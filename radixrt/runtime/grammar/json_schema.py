@@ -77,13 +77,13 @@ def compile_schema(
 ) -> SchemaGrammar:
     """Compile a schema; ``GrammarError`` when no tier can, or ``strict`` refuses the last one."""
     schema = parse_schema(text)
-    bounded, limits, counted = take_long_limits(schema)
+    bounded, limits = take_long_limits(schema)
     normalised = normalise(bounded)
     lark = None
     if indent is not None or any_order:
         lark = laid_out(normalised, indent=indent, any_order=any_order, spaced=spaced)
     grammar, matcher, warnings = _build(engine, normalised, lark, spaced)
-    keywords = report(schema, normalised, warnings, counted)
+    keywords = report(schema, normalised, warnings, limits.checked)
     if strict:
         _refuse_unenforced(keywords)
     return SchemaGrammar(
@@ -94,7 +94,7 @@ def compile_schema(
         lark,
         keywords,
         tuple(warnings),
-        tuple(limits),
+        tuple(limits.counted),
         spaced,
     )
 

@@ -20,21 +20,22 @@ class CountLimit(NamedTuple):
     limit: int
 
 
-def take_long_limits(schema: Any) -> tuple[Any, list[CountLimit], frozenset[str]]:
-    """Return a schema without its long limits, those limits, and their pointers in the schema.
+class LongLimits(NamedTuple):
+    """The long limits of a schema: those that are ``counted``, and the pointers in the schema of
+    those that have no one place in the value (behind a reference or in an alternative) and are
+    ``checked`` by the final validation."""
 
-    A limit behind a reference has no one place in the value: it is taken out as well, and found by
-    the final validation.
-    """
-    limits: list[CountLimit] = []
-    counted: set[str] = set()
-    new = _take(schema, "", "", limits, counted)
-    return new, limits, frozenset(counted)
+    counted: list[CountLimit]
+    checked: set[str]
 
 
-def _take(
-    schema: Any, at: str, where: str | None, limits: list[CountLimit], counted: set[str]
-) -> Any:
+def take_long_limits(schema: Any) -> tuple[Any, LongLimits]:
+    """Return a schema without its long limits, and those limits."""
+    limits = LongLimits([], set())
+    return _take(schema, "", "", limits), limits
+
+
+def _take(schema: Any, at: str, where: str | None, limits: LongLimits) -> Any:
     """``at`` is the pointer in the schema, ``where`` that in the value; None when not known."""
     if not isinstance(schema, dict):
         return schema
@@ -42,9 +43,10 @@ def _take(
     for key, value in schema.items():
         bound = {"maxLength": LONGEST_STRING, "maxItems": MOST_ITEMS}.get(key)
         if bound is not None and isinstance(value, int | float) and value > bound:
-            if where is not None:
-                limits.append(CountLimit(where, key, int(value)))
-                counted.add(f"{at}/{key}")
+            if where is None:
+                limits.checked.add(f"{at}/{key}")
+            else:
+                limits.counted.append(CountLimit(where, key, int(value)))
             continue
         inner = f"{at}/{key}"
         if key in ("properties", "patternProperties") and isinstance(value, dict):
@@ -54,27 +56,26 @@ def _take(
                     f"{inner}/{_escape(name)}",
                     _below(where, _escape(name) if key == "properties" else "*"),
                     limits,
-                    counted,
                 )
                 for name, item in value.items()
             }
         elif key in ("items", "additionalItems", "additionalProperties") and isinstance(
             value, dict
         ):
-            new[key] = _take(value, inner, _below(where, "*"), limits, counted)
+            new[key] = _take(value, inner, _below(where, "*"), limits)
         elif key in ("items", "prefixItems") and isinstance(value, list):
             new[key] = [
-                _take(item, f"{inner}/{i}", _below(where, str(i)), limits, counted)
+                _take(item, f"{inner}/{i}", _below(where, str(i)), limits)
                 for i, item in enumerate(value)
             ]
         elif key in ("allOf", "anyOf", "oneOf") and isinstance(value, list):
             new[key] = [
-                _take(item, f"{inner}/{i}", where if key == "allOf" else None, limits, counted)
+                _take(item, f"{inner}/{i}", where if key == "allOf" else None, limits)
                 for i, item in enumerate(value)
             ]
         elif key in ("$defs", "definitions") and isinstance(value, dict):
             new[key] = {
-                name: _take(item, f"{inner}/{_escape(name)}", None, limits, counted)
+                name: _take(item, f"{inner}/{_escape(name)}", None, limits)
                 for name, item in value.items()
             }
         else:

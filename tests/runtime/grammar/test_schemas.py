@@ -202,6 +202,23 @@ def test_layouts_are_those_of_python_s_json(
     assert not accepts(compiled.matcher, engine, '{"id":1,"note":"n","id":1}')
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"type": "string", "maxLength": 5000}, {"type": "integer"}]},
+        {"$defs": {"long": {"type": "string", "maxLength": 5000}}, "$ref": "#/$defs/long"},
+    ],
+)
+def test_a_long_limit_that_has_no_one_place_is_checked_in_the_end(
+    engine: LlguidanceEngine, schema: dict[str, Any]
+) -> None:
+    compiled = compile_schema(engine, json.dumps(schema))
+    assert not compiled.is_enforced
+    assert [k.status for k in compiled.keywords if k.keyword == "maxLength"] == ["checked"]
+    with pytest.raises(GrammarError, match="maxLength"):
+        compile_schema(engine, json.dumps(schema), strict=True)
+
+
 def test_long_limits_are_counted_and_still_hold(engine: LlguidanceEngine) -> None:
     schema = {
         "type": "object",
