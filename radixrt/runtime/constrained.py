@@ -67,6 +67,8 @@ class ConstrainedRows:
         slots.tokens[slot, position:end] = tokens
         if len(tokens) > 1 or not is_ahead:
             slots.num_tokens[slot] = max(end, 1)
+        # Of tokens that were forced only the last one's logits are wanted.
+        slots.logits_from[slot] = max(int(slots.logits_from[slot]), end - 1)
 
     def _correct(self, request: Request) -> None:
         """No step is in flight any more: put the tokens in their place."""
@@ -78,6 +80,7 @@ class ConstrainedRows:
         slots.tokens[slot, position:end] = tokens
         slots.num_tokens[slot] = end
         slots.num_computed[slot] = slots.num_committed[slot] = position
+        slots.logits_from[slot] = end - 1
         slots.runnable[slot] = True
 
 

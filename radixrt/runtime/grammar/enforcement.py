@@ -50,9 +50,9 @@ def report(
                 status = "enforced" if node[key] in FORMATS else "ignored"
             elif key.startswith("content"):
                 status = "ignored"
-            elif f"{pointer}/{key}" in checked:
-                status = "checked"
-            elif key in left_out and ((pointer, key) in remaining or key == "dependencies"):
+            elif f"{pointer}/{key}" in checked or (
+                key in left_out and ((pointer, key) in remaining or key == "dependencies")
+            ):
                 status = "checked"
             keywords.append(Keyword(pointer, key, status))
     return tuple(keywords)

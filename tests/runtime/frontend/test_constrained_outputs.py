@@ -39,7 +39,7 @@ def sampled(tokens: list[int], *, rewind: int = 0, provisional: bool = False) ->
 
 def done(attempts: int = 1) -> Done:
     report = GrammarReport((("", "uniqueItems", "checked"),), ("left out",), "", attempts)
-    return Done(1, "stop", USAGE, None, (), report)
+    return Done(1, "stop", USAGE, grammar=report)
 
 
 def test_text_that_may_be_taken_back_is_sent_when_it_is_final(tokenizer: Tokenizer) -> None:
