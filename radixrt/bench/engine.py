@@ -23,6 +23,7 @@ from radixrt.config import RuntimeConfig
 from radixrt.errors import RadixError, failure
 from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
+from radixrt.runtime.request import GREEDY
 from radixrt.runtime.supervisor import load_config
 from radixrt.runtime.wire import (
     Abort,
@@ -146,20 +147,7 @@ class EngineDriver:
 
 def greedy(max_tokens: int) -> TokenSampling:
     """Return greedy sampling of exactly ``max_tokens`` tokens."""
-    return TokenSampling(
-        max_tokens=max_tokens,
-        min_tokens=0,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
-        frequency_penalty=0.0,
-        presence_penalty=0.0,
-        repetition_penalty=1.0,
-        logit_bias=(),
-        seed=0,
-        stop_token_ids=(),
-    )
+    return msgspec.structs.replace(GREEDY, max_tokens=max_tokens)
 
 
 def main() -> int:
