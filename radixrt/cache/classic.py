@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from radixrt.cache.node import TOKEN_BYTES, Node, Place
 from radixrt.cache.sorted_dict import SortedDict
 
 
-class _SortedOrder:
+class _SortedOrder(ABC):
     """The unlocked leaves, sorted by a place that their state gives them."""
 
     uses_bias = False
@@ -20,8 +21,9 @@ class _SortedOrder:
     def __len__(self) -> int:
         return len(self._leaves)
 
+    @abstractmethod
     def place_of(self, node: Node) -> Place:
-        raise NotImplementedError
+        """Return the leaf's key in the order, the next victim's first."""
 
     def add(self, node: Node) -> None:
         node.place = self.place_of(node)

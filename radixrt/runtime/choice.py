@@ -34,7 +34,5 @@ def choose(
             log.warning("%s; trying the next one", error)
             passed.append(str(error))
         else:
-            return chosen, "; ".join(
-                passed
-            ) if passed else "the fastest as measured for this device"
+            return chosen, "; ".join(passed) if passed else "the default of this device"
     raise ConfigError(f"{option}=auto: nothing serves this device")

@@ -31,9 +31,9 @@ MAX_FETCHES = 3
 class Limits:
     """Bounds of one step: new tokens, and wanted logits.
 
-    ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound): they
-    wait for the whole step, and beyond what makes a device bound by arithmetic a longer step
-    computes no more a second.
+    ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound), but
+    leaves prompts at least half of it: who decodes waits for the whole step, and beyond what makes
+    a device bound by arithmetic a longer step computes no more a second.
     """
 
     max_step_tokens: int

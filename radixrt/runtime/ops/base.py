@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from radixrt.runtime.sampler import SamplingRows
+from radixrt.runtime.sampler import SamplingRows, sample
 
 
 class Ops(Protocol):
@@ -107,3 +107,32 @@ class Ops(Protocol):
         """Return the chosen token of each row, int64 [K], as ``sampler.sample`` defines it; logits
         [K, V] are not modified. Nothing is read back from the device."""
         ...
+
+
+class ComposedOps(Ops):
+    """What follows from other operations, for providers without a kernel of their own for it."""
+
+    def gated_linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
+    ) -> torch.Tensor:
+        """See ``Ops.gated_linear``."""
+        return self.gated_act(self.linear(x, weight, bias), act)
+
+    def rope_kv_write(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        """See ``Ops.rope_kv_write``."""
+        self.rope(query, key, positions, cos_sin)
+        self.kv_write(key, value, k_cache, v_cache, slots)
+
+    def sample(self, logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
+        """See ``Ops.sample``; in plain torch, which waits for a GPU."""
+        return sample(logits, rows)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from radixrt._native import Kernels, cpu_features
-from radixrt.runtime.sampler import SamplingRows, sample
+from radixrt.runtime.ops.base import ComposedOps
 
 FEW_ROWS = 32
 """Up to so many rows of x a product reads the weights at memory bandwidth (csrc/linear.cpp); more
@@ -22,7 +22,7 @@ PROBED_ROWS = (8, 16, 32, 64, 256)
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
-class CpuOps:
+class CpuOps(ComposedOps):
     """The provider "cpu", for f32 and bf16. Methods: see ``Ops``.
 
     ``variant`` is the instruction set of the kernels, "best" or one of
@@ -85,27 +85,6 @@ class CpuOps:
         """See ``Ops.gated_act``."""
         return self._kernels.gated_act(gate_up, act)
 
-    def gated_linear(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
-    ) -> torch.Tensor:
-        """See ``Ops.gated_linear``."""
-        return self.gated_act(self.linear(x, weight, bias), act)
-
-    def rope_kv_write(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        positions: torch.Tensor,
-        cos_sin: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        slots: torch.Tensor,
-    ) -> None:
-        """See ``Ops.rope_kv_write``."""
-        self.rope(query, key, positions, cos_sin)
-        self.kv_write(key, value, k_cache, v_cache, slots)
-
     def kv_write(
         self,
         key: torch.Tensor,
@@ -131,10 +110,6 @@ class CpuOps:
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
         """See ``Ops.apply_token_mask``."""
         self._kernels.apply_token_mask(logits, bitmask)
-
-    def sample(self, logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-        """See ``Ops.sample``."""
-        return sample(logits, rows)
 
 
 def _rows_where_torch_wins(ours: Product) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from radixrt.runtime.sampler import SamplingRows, sample
+from radixrt.runtime.ops.base import ComposedOps
 
 
-class ReferenceOps:
+class ReferenceOps(ComposedOps):
     """The provider "reference": obvious rather than fast. Methods: see ``Ops``."""
 
     name = "reference"
@@ -59,27 +59,6 @@ class ReferenceOps:
         assert act == "gelu_tanh", act
         return F.gelu(gate, approximate="tanh") * up
 
-    def gated_linear(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
-    ) -> torch.Tensor:
-        """See ``Ops.gated_linear``."""
-        return self.gated_act(self.linear(x, weight, bias), act)
-
-    def rope_kv_write(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        positions: torch.Tensor,
-        cos_sin: torch.Tensor,
-        k_cache: torch.Tensor,
-        v_cache: torch.Tensor,
-        slots: torch.Tensor,
-    ) -> None:
-        """See ``Ops.rope_kv_write``."""
-        self.rope(query, key, positions, cos_sin)
-        self.kv_write(key, value, k_cache, v_cache, slots)
-
     def kv_write(
         self,
         key: torch.Tensor,
@@ -112,7 +91,3 @@ class ReferenceOps:
         bits = (bitmask[:, :, None] >> shifts) & 1
         allowed = bits.flatten(1)[:, : logits.shape[1]]
         logits.masked_fill_(allowed == 0, float("-inf"))
-
-    def sample(self, logits: torch.Tensor, rows: SamplingRows) -> torch.Tensor:
-        """See ``Ops.sample``."""
-        return sample(logits, rows)
