@@ -1,10 +1,12 @@
-"""Decode attention over shared prefixes: our grouped kernel beside FlashInfer's paged decode.
+"""Attention over shared prefixes and in mixed steps, beside FlashInfer's.
 
     python benchmarks/gpu_attention.py [--tune] [--json out.json]
 
 Needs a CUDA device and flashinfer-python. One layer of the Llama-3.1-8B shape (32 query heads, 8
 key heads of 128, bf16), page size 16; times in µs are medians of CUDA-graph replays. Every result
-is compared with FlashInfer's on the same inputs first.
+is compared with FlashInfer's on the same inputs first. A shape with a spread has rows whose own
+lengths are log-normal; one with prompt tokens also prefills, where FlashInfer's prefill takes all
+rows of the step.
 """
 
 from __future__ import annotations
@@ -16,59 +18,94 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import triton
 
 from radixrt.runtime.attention.base import AttentionSpec
-from radixrt.runtime.attention.flashinfer import FlashInferDecode
+from radixrt.runtime.attention.flashinfer import FlashInferDecode, FlashInferPrefill
 from radixrt.runtime.attention.triton import LARGE, SMALL, TileShape, TritonAttention
 from radixrt.runtime.batch import ForwardBatch
 
 PAGE = 16
 SPEC = AttentionSpec(num_heads=32, num_kv_heads=8, head_dim=128, scale=128**-0.5)
+
+
+class Shape(NamedTuple):
+    """``groups`` × ``width`` rows that decode over tokens shared by all, by the group, and their
+    own: ``own`` exactly, or of that median with a log-normal ``spread``, at most 2048. Beside
+    them prompts of 100, 200, … new tokens and as many cached ones, ``prompt_tokens`` in all."""
+
+    groups: int
+    width: int
+    common: int
+    shared: int
+    own: int
+    spread: float = 0.0
+    prompt_tokens: int = 0
+
+
 SHAPES = {
-    "40 x 16 (1008/112/128)": (40, 16, 1008, 112, 128),
-    "40 x 16 (1008/512/64)": (40, 16, 1008, 512, 64),
-    "16 x 16 (1008/1008/256)": (16, 16, 1008, 1008, 256),
-    "57 x 4 (16/1008/112)": (57, 4, 16, 1008, 112),
-    "1 x 64 (16/4096/128)": (1, 64, 16, 4096, 128),
-    "256 x 1 (0/0/1024)": (256, 1, 0, 0, 1024),
-    "64 x 1 (0/0/1024)": (64, 1, 0, 0, 1024),
-    "40 x 64 (1008/256/64)": (40, 64, 1008, 256, 64),
-    "64 x 1 (400/0/928)": (1, 64, 400, 0, 928),
-    "8 x 1 (0/0/4096)": (8, 1, 0, 0, 4096),
-    "1 x 1 (0/0/4096)": (1, 1, 0, 0, 4096),
+    "40 x 16 (1008/112/128)": Shape(40, 16, 1008, 112, 128),
+    "40 x 16 (1008/512/64)": Shape(40, 16, 1008, 512, 64),
+    "16 x 16 (1008/1008/256)": Shape(16, 16, 1008, 1008, 256),
+    "57 x 4 (16/1008/112)": Shape(57, 4, 16, 1008, 112),
+    "1 x 64 (16/4096/128)": Shape(1, 64, 16, 4096, 128),
+    "256 x 1 (0/0/1024)": Shape(256, 1, 0, 0, 1024),
+    "64 x 1 (0/0/1024)": Shape(64, 1, 0, 0, 1024),
+    "40 x 64 (1008/256/64)": Shape(40, 64, 1008, 256, 64),
+    "64 x 1 (400/0/928)": Shape(1, 64, 400, 0, 928),
+    "64 x 1 (400/0/~900)": Shape(1, 64, 400, 0, 900, 0.2),
+    "8 x 1 (0/0/4096)": Shape(8, 1, 0, 0, 4096),
+    "1 x 1 (0/0/4096)": Shape(1, 1, 0, 0, 4096),
+    "437 x 1 (0/0/~400)": Shape(437, 1, 0, 0, 400, 0.7),
+    "147 x 1 (0/0/~250) + 350": Shape(147, 1, 0, 0, 250, 0.8, 350),
+    "437 x 1 (0/0/~400) + 250": Shape(437, 1, 0, 0, 400, 0.7, 250),
+    "187 x 1 (0/0/~600) + 320": Shape(187, 1, 0, 0, 600, 0.6, 320),
+    "64 x 1 (400/0/~900) + 448": Shape(1, 64, 400, 0, 900, 0.2, 448),
 }
-"""Name → groups, rows a group, tokens shared by all, by the group, and own."""
 
 
-def decode_batch(groups: int, width: int, common: int, shared: int, own: int) -> tuple[Any, int]:
-    """Return a decode batch whose rows share as told, pages scattered, and the page count."""
-    counts = [common // PAGE, shared // PAGE, -(-own // PAGE)]
-    total = counts[0] + groups * (counts[1] + width * counts[2]) + 1
+def make_batch(shape: Shape) -> tuple[ForwardBatch, int]:
+    """Return a batch of that shape, pages scattered, and the page count."""
+    rng = np.random.default_rng(1)
+    decodes = shape.groups * shape.width
+    own = np.full(decodes, shape.own)
+    if shape.spread:
+        own = np.clip(rng.lognormal(np.log(shape.own), shape.spread, decodes), 16, 2048).astype(int)
+    new: list[int] = []
+    while sum(new) < shape.prompt_tokens:
+        new.append(min(100 * (len(new) + 1), shape.prompt_tokens - sum(new)))
+    ahead = [shape.common // PAGE, shape.shared // PAGE]
+    lengths = [*own.tolist(), *(2 * count for count in new)]
+    total = 1 + ahead[0] + shape.groups * ahead[1] + sum(-(-length // PAGE) for length in lengths)
     free = iter(np.random.default_rng(0).permutation(np.arange(1, total, dtype=np.int32)).tolist())
 
-    def take(n: int) -> list[int]:
-        return list(itertools.islice(free, n))
+    def take(length: int) -> list[int]:
+        return list(itertools.islice(free, -(-length // PAGE)))
 
-    everyone = take(counts[0])
-    rows = []
-    for _ in range(groups):
-        prefix = everyone + take(counts[1])
-        rows += [prefix + take(counts[2]) for _ in range(width)]
-    table = np.array(rows, np.int32)
-    batch = len(rows)
-    kv_lens = np.full(batch, counts[0] * PAGE + counts[1] * PAGE + own, np.int32)
-    query_start = np.arange(batch + 1, dtype=np.int32)
+    everyone = take(ahead[0] * PAGE)
+    rows: list[list[int]] = []
+    for _ in range(shape.groups):
+        prefix = everyone + take(ahead[1] * PAGE)
+        rows += [prefix + take(lengths[len(rows) + i]) for i in range(shape.width)]
+    rows += [take(2 * count) for count in new]
+    table = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for index, row in enumerate(rows):
+        table[index, : len(row)] = row
+    kv_lens = np.array(lengths, np.int32)
+    kv_lens[:decodes] += sum(ahead) * PAGE
+    query_start = np.cumsum([0, *[1] * decodes, *new]).astype(np.int32)
+    lens = np.diff(query_start)
+    positions = np.arange(query_start[-1]) + np.repeat(kv_lens - lens - query_start[:-1], lens)
     device = torch.device("cuda")
-    zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+    zeros = torch.zeros(int(query_start[-1]), dtype=torch.int64, device=device)
     return (
         ForwardBatch(
             input_ids=zeros,
-            positions=torch.from_numpy(kv_lens.astype(np.int64) - 1).to(device),
+            positions=torch.from_numpy(positions.astype(np.int64)).to(device),
             kv_slots=zeros,
             query_start=torch.from_numpy(query_start).to(device),
             kv_lens=torch.from_numpy(kv_lens).to(device),
@@ -114,19 +151,20 @@ def plan_ms(plan: Callable[[], Any]) -> float:
 class Case:
     """One shape's inputs, and what FlashInfer makes of them."""
 
-    def __init__(self, shape: tuple[int, int, int, int, int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         self.device = torch.device("cuda")
-        self.batch, self.num_pages = decode_batch(*shape)
+        self.batch, self.num_pages = make_batch(shape)
         shape_kv = (self.num_pages, PAGE, SPEC.num_kv_heads, SPEC.head_dim)
         self.caches = [
             torch.randn(shape_kv, device=self.device, dtype=torch.bfloat16) for _ in "kv"
         ]
         self.query = torch.randn(
-            (self.batch.num_rows, SPEC.num_heads, SPEC.head_dim),
+            (self.batch.num_tokens, SPEC.num_heads, SPEC.head_dim),
             device=self.device,
             dtype=torch.bfloat16,
         )
-        peer = FlashInferDecode([SPEC], PAGE, self.device, torch.bfloat16)
+        kind = FlashInferPrefill if shape.prompt_tokens else FlashInferDecode
+        peer = kind([SPEC], PAGE, self.device, torch.bfloat16)
         self.peer_plan_ms = plan_ms(lambda: peer.plan(self.batch))
         self.expected = peer.run(0, self.query, *self.caches).float()
         self.peer_us = replay_us(lambda: peer.run(0, self.query, *self.caches))
@@ -143,8 +181,10 @@ class Case:
 
 def tune(case: Case) -> None:
     """Print the time of other tile shapes."""
-    larges = ((64, 64, 4, 3), (128, 32, 8, 3), (128, 64, 8, 3))
-    smalls = ((16, 64, 2, 3), (16, 64, 4, 2), (16, 32, 2, 3))
+    larges = [(64, 32, 1, 4, 4), (64, 32, 3, 4, 4), (64, 64, 2, 4, 3)]
+    larges += [(128, 32, 1, 8, 4), (128, 64, 1, 8, 3), (128, 64, 2, 8, 3), (128, 128, 1, 8, 2)]
+    smalls = [(16, 64, 2, 2, 3), (16, 64, 3, 2, 3), (16, 64, 6, 2, 3), (16, 64, 8, 2, 3)]
+    smalls += [(16, 64, 2, 2, 4), (16, 32, 4, 2, 4), (16, 32, 4, 1, 4), (16, 128, 2, 4, 2)]
     variants = [(TileShape(*large), SMALL) for large in larges]
     variants += [(LARGE, TileShape(*small)) for small in smalls]
     for large, small in variants:
@@ -162,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json")
     parser.add_argument("--tune", action="store_true", help="also try other tile shapes")
+    parser.add_argument("--only", default=",".join(SHAPES), help="names of shapes, by commas")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
@@ -169,8 +210,8 @@ def main() -> None:
         f"{'shape':26} {'flashinfer':>10} {'plain':>8} {'grouped':>8} {'ratio':>6} {'floor':>6}"
         "  plan ms: flashinfer, ours"
     )
-    for name, shape in SHAPES.items():
-        case = Case(shape)
+    for name in arguments.only.split(","):
+        case = Case(SHAPES[name])
         plain_us, _, _ = case.measure(TritonAttention([SPEC], PAGE, case.device, group=False))
         us, our_plan, error = case.measure(TritonAttention([SPEC], PAGE, case.device))
         floor = (case.num_pages - 1) * PAGE * SPEC.num_kv_heads * SPEC.head_dim * 4 / 4.28e6

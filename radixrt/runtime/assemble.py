@@ -200,7 +200,8 @@ def _record_graphs(
     from radixrt.runtime.attention.triton import TritonAttention
 
     return StepGraphs(
-        lambda batch, attention: model.forward(batch, pool.k, pool.v, attention),
+        lambda batch, attention: model.hidden(batch, pool.k, pool.v, attention),
+        model.logits,
         TritonAttention(model.config.attention, config.page_size, device),
         config.max_running,
         -(-(config.context_length + 1) // config.page_size),

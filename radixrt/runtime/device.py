@@ -305,6 +305,11 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes < HUGE_PAGE:
         return torch.zeros(*shape, dtype=dtype, device=device)
+    return _pages_of_its_own(shape, dtype)
+
+
+def _pages_of_its_own(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    num_bytes = math.prod(shape) * dtype.itemsize
     block = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # the kernel has none
@@ -316,7 +321,8 @@ class HostMemory:
     """Memory of the host that the device reads and writes by itself: pinned for a GPU, plain memory
     for a CPU, where it is touched only as it is used.
 
-    ``tensor`` is not initialised where it is pinned. ``close`` unpins it, after the last copy.
+    ``close`` unpins it, after the last copy and before ``tensor`` is given up: the driver takes
+    what gets its addresses next for pinned.
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
@@ -324,8 +330,9 @@ class HostMemory:
         if not self._is_pinned:
             self.tensor = zeros(shape, dtype, device)
             return
-        # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two.
-        self.tensor = torch.empty(*shape, dtype=dtype)
+        # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two. In
+        # pages of its own: one that holds a neighbour's memory as well can be pinned only once.
+        self.tensor = _pages_of_its_own(shape, dtype)
         portable_and_mapped = 3
         error = int(
             torch.cuda.cudart().cudaHostRegister(  # type: ignore[no-untyped-call]
@@ -333,6 +340,9 @@ class HostMemory:
             )
         )
         if error:
+            with contextlib.suppress(RuntimeError):  # else the next launch raises it once more
+                torch.zeros(1, device=device)
+            self._is_pinned = False
             raise ConfigError(
                 f"host_memory: {self.tensor.nbytes} bytes cannot be pinned (CUDA error {error}); "
                 "lower host_memory or raise the limit of locked memory (ulimit -l)"

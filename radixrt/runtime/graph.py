@@ -11,7 +11,7 @@ of nobody, which write to the page that belongs to nobody.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from radixrt.runtime.builder import (
 from radixrt.runtime.device import CapturedGraph, FixedUpload, copy_stream
 from radixrt.runtime.slots import PLACEHOLDER
 
-Forward = Callable[[ForwardBatch, AttentionBackend], torch.Tensor]
+Hidden = Callable[[ForwardBatch, AttentionBackend], torch.Tensor]
+Head = Callable[[torch.Tensor], torch.Tensor]
 NUM_STEP_ARRAYS = len(StepArrays._fields)
 
 
@@ -49,6 +50,10 @@ MAX_MIXED_TOKENS = 1024
 """Steps that prefill are replayed up to this size: larger ones keep the device busy for longer than
 their launches take, and prefill by the library's kernel is faster."""
 
+MAX_HEAD_TOKENS = 64
+"""Graphs of more tokens end before the head, which has graphs of its own for numbers of wanted
+logits: of a step that prefills they are few."""
+
 
 def graph_sizes(max_tokens: int) -> list[int]:
     """Return the numbers of tokens that get a graph, ascending, about an eighth apart: close
@@ -63,13 +68,14 @@ def graph_sizes(max_tokens: int) -> list[int]:
 class StepGraphs:
     """Graphs for steps of up to ``max_tokens`` tokens, their rows of up to ``max_pages`` pages.
 
-    ``forward`` runs the model over a KV pool of ``num_pages``; ``last_ids`` holds what each slot
-    sampled last.
+    ``hidden`` runs the model over a KV pool of ``num_pages`` up to its ``head``, which makes logits
+    of what that returns; ``last_ids`` holds what each slot sampled last.
     """
 
     def __init__(
         self,
-        forward: Forward,
+        hidden: Hidden,
+        head: Head,
         attention: RecordedAttention,
         max_tokens: int,
         max_pages: int,
@@ -77,7 +83,8 @@ class StepGraphs:
         last_ids: torch.Tensor,
         sizes: list[int] | None = None,
     ) -> None:
-        self._forward = forward
+        self._hidden = hidden
+        self._head = head
         self._attention = attention
         self._sizes = np.array(sizes or graph_sizes(max_tokens))
         self._max_pages = max_pages
@@ -86,8 +93,12 @@ class StepGraphs:
         self._stream = copy_stream(last_ids.device)
         self._uploads: dict[int, FixedUpload] = {}
         self._graphs: dict[int, CapturedGraph] = {}
+        self._heads: dict[int, CapturedGraph] = {}
+        self._rows: torch.Tensor | None = None
         for size in reversed(self._sizes.tolist()):  # the largest first: the others fit its memory
             self._record(size)
+        for size in reversed(self._sizes[self._sizes > MAX_HEAD_TOKENS].tolist()):
+            self._record_head(size)
 
     def _record(self, size: int) -> None:
         blank = _blank(size)
@@ -99,11 +110,24 @@ class StepGraphs:
             batch = device_batch(blank, tensors, self._last_ids)
             plans, partials = tensors[NUM_STEP_ARRAYS:], self._attention.num_partials(size)
             self._attention.bind(plans, partials, batch.positions)
-            return self._forward(batch, self._attention)
+            hidden = self._hidden(batch, self._attention)
+            if size <= MAX_HEAD_TOKENS:
+                return self._head(hidden)
+            if self._rows is None:  # once, before anything is recorded
+                self._rows = torch.empty_like(hidden)
+            return self._rows[:size].copy_(hidden)
 
-        others = next(iter(self._graphs.values()), None)
-        self._graphs[size] = CapturedGraph(launch, others.pool if others else None)
+        self._graphs[size] = CapturedGraph(launch, self._pool)
         self._uploads[size] = uploads
+
+    def _record_head(self, size: int) -> None:
+        assert self._rows is not None
+        rows = self._rows[:size]
+        self._heads[size] = CapturedGraph(lambda: self._head(rows), self._pool)
+
+    @property
+    def _pool(self) -> Any:
+        return next((graph.pool for graph in self._graphs.values()), None)
 
     def run(self, host: HostStep) -> tuple[torch.Tensor, DeviceSampling] | None:
         """Return the logits [R, vocab_size] of a step and how it samples, both valid until the next
@@ -123,8 +147,12 @@ class StepGraphs:
         )
         if plans is None or not self._uploads[size].refill([*arrays, *plans]):
             return None
-        logits = self._graphs[size].replay()[: len(host.arrays.logits_rows)]
-        return logits, device_sampling(host, self._uploads[size].tensors)
+        num_logits = len(host.arrays.logits_rows)
+        logits = self._graphs[size].replay()
+        if size > MAX_HEAD_TOKENS:
+            least = max(num_logits, MAX_HEAD_TOKENS + 1)
+            logits = self._heads[int(self._sizes[np.searchsorted(self._sizes, least)])].replay()
+        return logits[:num_logits], device_sampling(host, self._uploads[size].tensors)
 
 
 def _blank(rows: int) -> HostStep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,34 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from radixrt._native import Kernels
 from radixrt.errors import InvalidArgument
 from radixrt.runtime import device as devices
-from radixrt.runtime.transfer.cpu import CpuMover
 from radixrt.runtime.transfer.reference import ReferenceMover
 
 Int32 = NDArray[np.int32]
 CPU = torch.device("cpu")
+NO_KERNELS = "the native kernels are not built: a GPU's machine may do without"
 SHAPES = [
     (3, 12, 4, 2, 16),  # layers, pages, page_size, heads, dim
     (2, 9, 16, 8, 128),
     (1, 5, 1, 1, 3),
     (4, 300, 16, 2, 64),  # large enough for copies that pass the caches by
 ]
+
+
+@pytest.fixture
+def make_case() -> Iterator[Callable[..., Case]]:
+    """Makes cases whose memory is unpinned when the test is over."""
+    made: list[Case] = []
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Case:
+        made.append(Case(shape, dtype, device))
+        return made[-1]
+
+    yield make
+    for case in made:
+        devices.synchronize(case.keys.device)
+        case.memory.close()
 
 
 class Case:
@@ -55,10 +70,11 @@ class Case:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_cpu_mover_moves_what_the_reference_moves(
-    shape: tuple[int, ...], dtype: torch.dtype
+    make_case: Callable[..., Case], shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    case = Case(shape, dtype, CPU)
-    mover = CpuMover(case.keys, case.values, case.memory.tensor)
+    case = make_case(shape, dtype, CPU)
+    native = pytest.importorskip("radixrt.runtime.transfer.cpu", reason=NO_KERNELS)
+    mover = native.CpuMover(case.keys, case.values, case.memory.tensor)
     case.reference.load(case.pages, case.host_pages)
     move = mover.load(case.pages, case.host_pages)
     for layer in range(shape[0]):
@@ -88,6 +104,7 @@ def test_the_cpu_mover_moves_what_the_reference_moves(
     ],
 )
 def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], argument: str) -> None:
+    native = pytest.importorskip("radixrt._native", reason=NO_KERNELS)
     arguments: dict[str, Any] = {
         "k_cache": torch.zeros(3, 12, 4, 2, 16),
         "v_cache": torch.zeros(3, 12, 4, 2, 16),
@@ -101,14 +118,14 @@ def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], argument: 
     for name in ("pages", "host_pages"):
         arguments[name] = torch.tensor(arguments[name], dtype=torch.int32)
     with pytest.raises(InvalidArgument) as caught:
-        Kernels(torch.Tensor).move_pages(**arguments)
+        native.Kernels(torch.Tensor).move_pages(**arguments)
     assert caught.value.argument == argument
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_triton_kernel_moves_what_the_reference_moves(
-    shape: tuple[int, ...], dtype: torch.dtype
+    make_case: Callable[..., Case], shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     """On a GPU, else in Triton's interpreter."""
     has_gpu = torch.cuda.is_available()
@@ -120,7 +137,7 @@ def test_the_triton_kernel_moves_what_the_reference_moves(
     from radixrt.runtime.transfer.triton import TritonMover
 
     device = torch.device("cuda" if has_gpu else "cpu")
-    case = Case(shape, dtype, device)
+    case = make_case(shape, dtype, device)
     mover = TritonMover(case.keys, case.values, case.memory.tensor)
     pages = torch.from_numpy(case.pages).to(device)
     host_pages = torch.from_numpy(case.host_pages).to(device)
@@ -139,10 +156,12 @@ def test_the_triton_kernel_moves_what_the_reference_moves(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("way", ["direct", "staged"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_both_ways_of_a_gpu_move_what_the_reference_moves(shape: tuple[int, ...], way: Any) -> None:
+def test_both_ways_of_a_gpu_move_what_the_reference_moves(
+    make_case: Callable[..., Case], shape: tuple[int, ...], way: Any
+) -> None:
     from radixrt.runtime.transfer.triton import TritonMover
 
-    case = Case(shape, torch.bfloat16, torch.device("cuda"))
+    case = make_case(shape, torch.bfloat16, torch.device("cuda"))
     mover = TritonMover(
         case.keys, case.values, case.memory.tensor, load_by=way, store_by=way, num_programs=7
     )

@@ -9,6 +9,10 @@ FlashDecoding and Hydragen). The kernel knows nothing of prefill, decode or shar
 
 Rows share a run exactly if their page tables hold the same pages there, because the radix tree
 keeps one copy of each page. So the groups are read off the page table, in one sort.
+
+Rows differ in length by orders of magnitude, so tiles are laid end to end and cut into **shares**
+of about equal work, one for each program of a launch: a long row is spread over several programs,
+several short ones go to one (as in LeanAttention; Sanovar et al., 2024).
 """
 
 from __future__ import annotations
@@ -21,8 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
-Piece = tuple[Int32, int, int, int]
-"""The tokens of a tile, the place of its first page, kv_start and kv_end."""
+Int64 = NDArray[np.int64]
+Work = tuple[Int32, int, int, int]
+"""The tokens of a tile that is not cut yet, the place of its first page, kv_start and kv_end."""
+
+_OFFSET = (1 << 32) - 1
+
+TILE_COST = 32
+"""What beginning a tile takes, in key positions: its first loads wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Tiles:
       later positions follow
     * ``kv_start``, ``kv_end`` [N]: the range of key positions
     * ``partial`` [N, S]: where each token's partial result goes; -1 if it is the whole result
+    * ``share_start`` [P+1]: share p is the tiles ``share_start[p] : share_start[p + 1]``
     """
 
     tokens: Int32
@@ -50,6 +61,7 @@ class Tiles:
     kv_start: Int32
     kv_end: Int32
     partial: Int32
+    share_start: Int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,8 @@ def shared_runs(page_table: Int32, num_pages: Int32, min_pages: int) -> tuple[li
     first = np.where(differs.any(axis=1), differs.argmax(axis=1), page_table.shape[1])
     lengths = num_pages[order]
     common = np.minimum(first, np.minimum(lengths[1:], lengths[:-1]))
+    if int(common.max()) < min_pages:
+        return [], own
 
     runs: list[Run] = []
     for lo, hi, start, end in _intervals(common.tolist(), min_pages):
@@ -158,17 +172,17 @@ def plan_tiles(
     *,
     small_slots: int,
     large_slots: int,
-    parallel: int,
+    small_shares: int,
+    large_shares: int,
     window: int = 0,
     group: bool = True,
     min_run_tokens: int = 64,
 ) -> TilePlan:
     """Return the tiles of a batch (arrays as in ``ForwardBatch``).
 
-    ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile. ``parallel`` is
-    the number of tiles that keep the device busy (multiprocessors × tiles each, divided by the key
-    heads); ranges are cut into pieces until there are about so many. With a sliding ``window``
-    nothing is grouped: rows of different lengths see different parts of a run.
+    ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile; each kind is cut
+    into so many shares (of one key head: the programs of a launch divided by the key heads). With a
+    sliding ``window`` nothing is grouped: rows of different lengths see different parts of a run.
     """
     query_lens = np.diff(query_start)
     decoding = np.flatnonzero(query_lens == 1).astype(np.int32)
@@ -185,57 +199,23 @@ def plan_tiles(
     spans = np.array([(run.start, run.end) for run in runs], np.int32).reshape(-1, 2)
     run_pages = lists.add(run_rows, spans[:, 0], spans[:, 1]).tolist()
 
-    pieces: list[Piece] = []
+    small: list[Work] = []
+    large: list[Work] = []
     for run, page in zip(runs, run_pages, strict=True):
         rows = decoding[run.rows]
-        slots = small_slots if len(rows) <= small_slots else large_slots
+        is_small = len(rows) <= small_slots
+        slots = small_slots if is_small else large_slots
         for begin in range(0, len(rows), slots):
-            part = rows[begin : begin + slots]
-            pieces.append((query_start[part], page, run.start * page_size, run.end * page_size))
+            tokens = query_start[rows[begin : begin + slots]]
+            work = (tokens, page, run.start * page_size, run.end * page_size)
+            (small if is_small else large).append(work)
 
     own_first = np.maximum(own_start[decoding], kv_lens[decoding] - window if window else 0)
-    own_lens = kv_lens[decoding] - own_first
     own_pages = lists.add(decoding, own_first // page_size, -(-kv_lens[decoding] // page_size))
-    # In whole pages, so that a piece begins with a page, and in whole blocks of keys.
-    unit = math.lcm(64, page_size)
+    own = np.full((len(decoding), small_slots), -1, np.int32)
+    own[:, 0] = query_start[decoding]
+    own_spans = np.stack((own_pages, own_first, kv_lens[decoding]), axis=1)
 
-    # Decoding tokens over their own pages, each cut into pieces of about the same length.
-    own_skip = own_first % page_size  # where a window begins within a page
-    lens = own_lens + own_skip
-    step = _step(int(own_lens.sum()), parallel, unit)
-    counts = np.maximum(1, -(-(lens - step // 4) // step))  # a short rest is no piece of its own
-    own_step = -(-lens // np.maximum(counts * unit, 1)) * unit
-    counts = -(-lens // np.maximum(own_step, 1))
-    which = np.repeat(np.arange(len(decoding), dtype=np.int32), counts)
-    nth = np.arange(len(which), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
-    skipped = nth * own_step[which]
-    base = own_first[which] - own_skip[which] + skipped
-    tails = _tiles(
-        query_start[decoding[which]][:, None],
-        np.stack(
-            (
-                own_pages[which] + skipped // page_size,
-                np.maximum(base, own_first[which]),
-                np.minimum(base + own_step[which], kv_lens[decoding[which]]),
-            ),
-            axis=1,
-        ),
-        small_slots,
-    )
-
-    small: list[Piece] = []
-    large: list[Piece] = []
-    # A group's tile is long work for a processor: two for each are enough, and each piece more is
-    # one more partial result of every token in it.
-    most = _step(sum(end - start for _, _, start, end in pieces), -(-parallel // 2), unit)
-    for tokens, page, start, end in pieces:
-        tiles = small if len(tokens) <= small_slots else large
-        count = -(-(end - start) // most)
-        step = -(-(end - start) // (count * unit)) * unit
-        tiles += [
-            (tokens, page + (begin - start) // page_size, begin, min(begin + step, end))
-            for begin in range(start, end, step)
-        ]
     prefills = np.flatnonzero(query_lens > 1).astype(np.int32)
     past = kv_lens[prefills] - query_lens[prefills]
     first_page = np.maximum(0, past - window + 1) // page_size if window else np.zeros_like(past)
@@ -249,43 +229,76 @@ def plan_tiles(
             first = max(0, before + begin - window + 1) if window else 0
             large.append((tokens, page + first // page_size - skipped, first, before + stop))
 
+    groups, group_spans = _stacked(small, small_slots)
     return _number_partials(
         int(query_start[-1]),
-        _concatenate(tails, _collect(small, small_slots)),
-        _collect(large, large_slots),
+        _shared_out(
+            np.concatenate((groups, own)),
+            np.concatenate((group_spans, own_spans)),
+            small_shares,
+            page_size,
+        ),
+        _shared_out(*_stacked(large, large_slots), large_shares, page_size),
         lists.all(),
     )
 
 
-def _step(work: int, parallel: int, unit: int) -> int:
-    """Return the longest piece of ``work`` key positions cut for ``parallel`` tiles, in units."""
-    return max(1, -(-work // (max(parallel, 1) * unit))) * unit
-
-
-def _tiles(tokens: Int32, spans: Int32, slots: int) -> Tiles:
-    """Return tiles of ``tokens`` [N, <= slots] and ``spans`` [N, 3] = (page, kv_start, kv_end)."""
-    padded = np.full((len(tokens), slots), -1, np.int32)
-    padded[:, : tokens.shape[1]] = tokens
-    page, start, end = (np.ascontiguousarray(column, np.int32) for column in spans.T)
-    return Tiles(padded, page, start, end, np.full(padded.shape, -1, np.int32))
-
-
-def _collect(pieces: list[Piece], slots: int) -> Tiles:
-    """Return tiles of pieces with different numbers of tokens."""
-    tokens = np.full((len(pieces), slots), -1, np.int32)
-    for index, (members, _, _, _) in enumerate(pieces):
+def _stacked(works: list[Work], slots: int) -> tuple[Int32, Int32]:
+    """Return the tokens [N, slots] of works and their spans [N, 3] = (page, kv_start, kv_end)."""
+    tokens = np.full((len(works), slots), -1, np.int32)
+    for index, (members, _, _, _) in enumerate(works):
         tokens[index, : len(members)] = members
-    return _tiles(tokens, np.array([p[1:] for p in pieces], np.int32).reshape(-1, 3), slots)
+    return tokens, np.array([work[1:] for work in works], np.int32).reshape(-1, 3)
 
 
-def _concatenate(first: Tiles, second: Tiles) -> Tiles:
+def _shared_out(tokens: Int32, spans: Int32, shares: int, page_size: int) -> Tiles:
+    """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``."""
+    page, start, end = spans.T
+    base = start - start % page_size  # where a window begins within a page
+    # In whole pages, so that a tile begins with a page, and in whole blocks of keys.
+    unit = math.lcm(64, page_size)
+    which, offset, share_start = _cuts((end - base).astype(np.int64), shares, unit)
+    is_last = np.append(which[1:] != which[:-1], True) if len(which) else np.zeros(0, bool)
+    stop = np.where(is_last, end[which], base[which] + np.roll(offset, -1))
     return Tiles(
-        np.concatenate((first.tokens, second.tokens)),
-        np.concatenate((first.page, second.page)),
-        np.concatenate((first.kv_start, second.kv_start)),
-        np.concatenate((first.kv_end, second.kv_end)),
-        np.concatenate((first.partial, second.partial)),
+        tokens[which],
+        (page[which] + offset // page_size).astype(np.int32),
+        np.maximum(start[which], base[which] + offset).astype(np.int32),
+        stop.astype(np.int32),
+        np.full((len(which), tokens.shape[1]), -1, np.int32),
+        share_start.astype(np.int32),
     )
+
+
+def _cuts(lens: Int64, shares: int, unit: int) -> tuple[Int64, Int64, Int64]:
+    """Cut works of ``lens`` key positions, laid end to end, into at most ``shares`` equal shares.
+
+    Returns of each piece its work and where it begins there, a multiple of ``unit``, in order; and
+    the pieces at which shares begin [shares + 1]. A cut that would leave next to nothing of a work
+    on one side falls to its edge: every piece more has a cost.
+    """
+    num_works = len(lens)
+    through = np.cumsum(lens + TILE_COST)
+    total = int(through[-1]) if num_works else 0
+    step = max(unit, -(-total // shares))
+    bounds = np.arange(step, total, step, dtype=np.int64)
+    at = np.searchsorted(through, bounds, side="right")
+    inside = bounds - (through[at] - lens[at])
+    inside = (inside + unit // 2) // unit * unit
+    least = max(unit // 4, step // 8)
+    inside[inside < least] = 0
+    is_past = inside > lens[at] - least
+    at, inside = at + is_past, np.where(is_past, 0, inside)
+    keys = at << 32 | inside  # in ascending order, as the bounds are
+    keys = keys[(keys > 0) & (keys < num_works << 32)]
+    keys = keys[np.diff(keys, prepend=-1) != 0]
+    begins = np.arange(num_works, dtype=np.int64) << 32
+    pieces = np.concatenate((begins, keys[keys & _OFFSET != 0]))
+    pieces.sort()
+    share_start = np.full(shares + 1, len(pieces), np.int64)
+    share_start[0] = 0
+    share_start[1 : len(keys) + 1] = np.searchsorted(pieces, keys)
+    return pieces >> 32, pieces & _OFFSET, share_start
 
 
 def _number_partials(num_tokens: int, small: Tiles, large: Tiles, pages: Int32) -> TilePlan:

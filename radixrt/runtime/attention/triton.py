@@ -28,33 +28,32 @@ Int32 = NDArray[np.int32]
 @dataclass(frozen=True, slots=True)
 class TileShape:
     """How a launch cuts its work: query rows (tokens × query heads of a key head) and key positions
-    a step, and what the compiler gets for it."""
+    a step, programs for each processor, and what the compiler gets for it."""
 
     rows: int
     keys: int
+    programs: int
     num_warps: int
     num_stages: int
 
 
-SMALL = TileShape(rows=16, keys=64, num_warps=2, num_stages=3)
+SMALL = TileShape(rows=16, keys=64, programs=4, num_warps=2, num_stages=3)
 """One decoding token or a group of few: 16 rows is the least a matrix unit takes."""
 
-LARGE = TileShape(rows=64, keys=32, num_warps=4, num_stages=4)
+LARGE = TileShape(rows=64, keys=32, programs=2, num_warps=4, num_stages=4)
 """A prefill block, or the decoding tokens of a group."""
 
-TILES_PER_PROCESSOR = 4
-"""Tiles (times key heads) that a plan is cut into, for each processor."""
+MERGE_PROGRAMS = 16
+"""Programs of a merge for each processor."""
 
-PROGRAMS_PER_PROCESSOR = 4
-"""Programs of a launch: each takes one tile of one key head after the other, so that a recorded
-launch costs the same whatever was set aside for its plan."""
+MERGE_PIECES = 16
+"""Partial results that a program of the merge reads at once."""
 
 
 def _arrays(plan: TilePlan) -> list[Int32]:
     """Return a plan as arrays, in the order of ``_DevicePlan``."""
-    counts = [len(plan.small.page), len(plan.large.page), len(plan.merge_token)]
     return [
-        np.array(counts, np.int32),
+        np.array([len(plan.merge_token)], np.int32),
         *(array for tiles in (plan.small, plan.large) for array in _tile_arrays(tiles)),
         plan.merge_token,
         plan.merge_start,
@@ -63,17 +62,18 @@ def _arrays(plan: TilePlan) -> list[Int32]:
 
 
 def _tile_arrays(tiles: Tiles) -> tuple[Int32, ...]:
-    return tiles.tokens, tiles.page, tiles.kv_start, tiles.kv_end, tiles.partial
+    return tiles.tokens, tiles.page, tiles.kv_start, tiles.kv_end, tiles.partial, tiles.share_start
 
 
-NUM_ARRAYS = 14
+NUM_ARRAYS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class _DevicePlan:
     """A ``TilePlan`` on the device, and room for its partial results.
 
-    The tensors may be longer than the plan: how many tiles and merges count is the first of them.
+    The tensors may be longer than the plan: its shares say which tiles count, and the first tensor
+    how many merges.
     """
 
     tensors: list[torch.Tensor]
@@ -84,20 +84,15 @@ class _DevicePlan:
         """The pages of all tiles."""
         return self.tensors[-1]
 
-    def tiles(self, kind: int) -> tuple[int, int, tuple[torch.Tensor, ...]]:
-        """Return (most tiles, their slots, the kernel's arguments); kind 0 small, 1 large."""
-        tensors = self.tensors[1 + 5 * kind : 6 + 5 * kind]
-        return (
-            tensors[0].shape[0],
-            tensors[0].shape[1],
-            (*tensors, self.tensors[0][kind : kind + 1]),
-        )
+    def tiles(self, kind: int) -> tuple[torch.Tensor, ...]:
+        """Return the kernel's arguments for a kind of tiles: 0 small, 1 large."""
+        return tuple(self.tensors[1 + 6 * kind : 7 + 6 * kind])
 
     @property
     def merges(self) -> tuple[int, tuple[torch.Tensor, ...]]:
         """Return (most merges, the kernel's arguments)."""
-        tokens, starts = self.tensors[11:13]
-        return tokens.shape[0], (tokens, starts, self.tensors[0][2:3])
+        tokens, starts = self.tensors[13:15]
+        return tokens.shape[0], (tokens, starts, self.tensors[0])
 
 
 class TritonAttention:
@@ -134,8 +129,10 @@ class TritonAttention:
         spec = specs[0]
         processors = num_processors(device)
         group_pad = triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)
-        self._parallel = max(1, processors * TILES_PER_PROCESSOR // spec.num_kv_heads)
-        self._programs = processors * PROGRAMS_PER_PROCESSOR
+        self._processors = processors
+        self._shares = tuple(
+            max(1, processors * shape.programs // spec.num_kv_heads) for shape in (small, large)
+        )
         self._slots = (max(1, small.rows // group_pad), max(1, large.rows // group_pad))
         self._plans: dict[int, _DevicePlan] = {}
         self._launch: dict[str, Any] = {"DEPENDENT": has_dependent_launch(device)}
@@ -159,7 +156,8 @@ class TritonAttention:
                 self._page_size,
                 small_slots=self._slots[0],
                 large_slots=self._slots[1],
-                parallel=self._parallel,
+                small_shares=self._shares[0],
+                large_shares=self._shares[1],
                 window=window,
                 group=self._group,
             )
@@ -170,29 +168,30 @@ class TritonAttention:
 
     def num_partials(self, num_tokens: int) -> list[int]:
         """Return the partial results that ``room`` has a place for, for each plan."""
-        more = (1 + sum(self._slots)) * self._parallel  # what cutting into pieces adds
+        # A cut makes two partial results of each token of a tile.
+        more = sum(2 * s * n for s, n in zip(self._slots, self._shares, strict=True))
         return [6 * num_tokens + more] * len(self._windows)
 
     def room(self, num_tokens: int, max_pages: int, num_pages: int) -> list[Int32]:
         """Return arrays as large as the plans of ``num_tokens`` tokens usually get at most, with up
         to ``max_pages`` pages a row and ``num_pages`` in the pool."""
 
-        def tiles(count: int, slots: int) -> Tiles:
-            members, spans = np.zeros((count, slots), np.int32), np.zeros(count, np.int32)
-            return Tiles(members, spans, spans, spans, members)
+        def tiles(count: int, kind: int) -> Tiles:
+            count += self._shares[kind] if count else 0
+            members = np.zeros((count, self._slots[kind]), np.int32)
+            spans, shares = np.zeros(count, np.int32), np.zeros(self._shares[kind] + 1, np.int32)
+            return Tiles(members, spans, spans, spans, members, shares)
 
-        # A single token is a small tile.
-        num_large = 0 if num_tokens == 1 else num_tokens + self._parallel
         blank = TilePlan(
-            tiles(2 * (num_tokens + self._parallel), self._slots[0]),
-            tiles(num_large, self._slots[1]),
+            tiles(2 * num_tokens, 0),
+            tiles(0 if num_tokens == 1 else num_tokens, 1),  # a single token is a small tile
             np.zeros(num_tokens, np.int32),
             np.zeros(num_tokens + 1, np.int32),
             0,
             np.zeros(min(num_tokens * max_pages, num_pages + 8 * num_tokens), np.int32),
         )
         arrays = _arrays(blank)
-        arrays[0] = np.zeros(3, np.int32)
+        arrays[0] = np.zeros(1, np.int32)
         return arrays * len(self._windows)
 
     def arrays(
@@ -232,13 +231,14 @@ class TritonAttention:
         partial_lse = torch.empty(places, dtype=torch.float32, device=query.device)
         group = spec.num_heads // spec.num_kv_heads
         dim_pad = triton.next_power_of_2(spec.head_dim)
+        has_launched = False
         for kind, shape in enumerate((self._small, self._large)):
-            num_tiles, slots, arguments = plan.tiles(kind)
-            if not num_tiles:
+            arguments, slots = plan.tiles(kind), self._slots[kind]
+            if not arguments[0].shape[0]:
                 continue
             # More than GROUP where a tile takes one token and its heads do not fill the rows.
             group_pad = max(triton.next_power_of_2(group), shape.rows // slots)
-            attend_tiles[(min(self._programs, num_tiles * spec.num_kv_heads),)](
+            attend_tiles[(self._shares[kind] * spec.num_kv_heads,)](
                 query,
                 k_cache,
                 v_cache,
@@ -267,13 +267,16 @@ class TritonAttention:
                 BLOCK_N=shape.keys,
                 HAS_SOFTCAP=spec.softcap > 0,
                 HAS_WINDOW=spec.window > 0,
+                BESIDE=has_launched,
                 num_warps=shape.num_warps,
                 num_stages=shape.num_stages,
                 **self._launch,
             )
+            has_launched = True
         num_merges, arguments = plan.merges
         if num_merges:
-            merge_partials[(num_merges, spec.num_heads)](
+            items = num_merges * spec.num_heads
+            merge_partials[(min(items, MERGE_PROGRAMS * self._processors),)](
                 partial_out,
                 partial_lse,
                 out,
@@ -281,7 +284,8 @@ class TritonAttention:
                 NUM_HEADS=spec.num_heads,
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=dim_pad,
-                PIECES=8,
+                PIECES=MERGE_PIECES,
+                EARLY=plan.tiles(0)[0].shape[0] <= self._shares[0] + 2,
                 num_warps=1,
                 **self._launch,
             )

@@ -25,7 +25,7 @@ def attend_tiles(
     tile_start,
     tile_end,
     tile_partial,
-    num_tiles,
+    share_start,
     scale_log2e,
     softcap,
     window,
@@ -46,163 +46,96 @@ def attend_tiles(
     HAS_SOFTCAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     DEPENDENT: tl.constexpr,
+    BESIDE: tl.constexpr,
 ):
+    # A launch BESIDE the one before it runs at the same time: it starts when all programs of that
+    # one have what they wait for, and so has it; it ends after that one, for whoever follows.
+    if DEPENDENT and not BESIDE:
+        gdc_wait()
     if DEPENDENT:
         gdc_launch_dependents()
-        gdc_wait()
+    share = tl.program_id(0) // NUM_KV_HEADS
+    kv_head = tl.program_id(0) % NUM_KV_HEADS
     rows = tl.arange(0, SLOTS * GROUP_PAD)
     dims = tl.arange(0, DIM_PAD)
-    for item in range(tl.program_id(0), tl.load(num_tiles) * NUM_KV_HEADS, tl.num_programs(0)):
-        _attend_tile(
-            item // NUM_KV_HEADS,
-            item % NUM_KV_HEADS,
-            rows,
-            dims,
-            query,
-            k_cache,
-            v_cache,
-            out,
-            partial_out,
-            partial_lse,
-            positions,
-            pages,
-            tile_tokens,
-            tile_page,
-            tile_start,
-            tile_end,
-            tile_partial,
-            scale_log2e,
-            softcap,
-            window,
-            query_token_stride,
-            query_head_stride,
-            kv_page_stride,
-            kv_token_stride,
-            kv_head_stride,
-            NUM_HEADS,
-            GROUP,
-            GROUP_PAD,
-            SLOTS,
-            HEAD_DIM,
-            DIM_PAD,
-            PAGE_SIZE,
-            BLOCK_N,
-            HAS_SOFTCAP,
-            HAS_WINDOW,
-        )
-
-
-@triton.jit
-def _attend_tile(
-    tile,
-    kv_head,
-    rows,
-    dims,
-    query,
-    k_cache,
-    v_cache,
-    out,
-    partial_out,
-    partial_lse,
-    positions,
-    pages,
-    tile_tokens,
-    tile_page,
-    tile_start,
-    tile_end,
-    tile_partial,
-    scale_log2e,
-    softcap,
-    window,
-    query_token_stride,
-    query_head_stride,
-    kv_page_stride,
-    kv_token_stride,
-    kv_head_stride,
-    NUM_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    GROUP_PAD: tl.constexpr,
-    SLOTS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    DIM_PAD: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
-    token = tl.load(tile_tokens + tile * SLOTS + rows // GROUP_PAD)
     head = kv_head * GROUP + rows % GROUP_PAD
-    live = (token >= 0) & (rows % GROUP_PAD < GROUP)
-    position = tl.load(positions + token, mask=live, other=0)
-    q = tl.load(
-        query
-        + token[:, None].to(tl.int64) * query_token_stride
-        + head[:, None] * query_head_stride
-        + dims[None, :],
-        mask=live[:, None] & (dims[None, :] < HEAD_DIM),
-        other=0.0,
-    )
-    start = tl.load(tile_start + tile)
-    end = tl.load(tile_end + tile)
-    tile_pages = pages + tl.load(tile_page + tile) - start // PAGE_SIZE
-
-    top = tl.full([SLOTS * GROUP_PAD], float("-inf"), tl.float32)
-    total = tl.zeros([SLOTS * GROUP_PAD], tl.float32)
-    acc = tl.zeros([SLOTS * GROUP_PAD, DIM_PAD], tl.float32)
-    for begin in range(start, end, BLOCK_N):
-        at = begin + tl.arange(0, BLOCK_N)
-        inside = at < end
-        page = tl.load(tile_pages + at // PAGE_SIZE, mask=inside, other=0).to(tl.int64)
-        offset = page * kv_page_stride + (at % PAGE_SIZE) * kv_token_stride
-        offset += kv_head * kv_head_stride
-        k = tl.load(
-            k_cache + offset[None, :] + dims[:, None],
-            mask=inside[None, :] & (dims[:, None] < HEAD_DIM),
+    for tile in range(tl.load(share_start + share), tl.load(share_start + share + 1)):
+        token = tl.load(tile_tokens + tile * SLOTS + rows // GROUP_PAD)
+        live = (token >= 0) & (rows % GROUP_PAD < GROUP)
+        position = tl.load(positions + token, mask=live, other=0)
+        q = tl.load(
+            query
+            + token[:, None].to(tl.int64) * query_token_stride
+            + head[:, None] * query_head_stride
+            + dims[None, :],
+            mask=live[:, None] & (dims[None, :] < HEAD_DIM),
             other=0.0,
         )
-        score = tl.dot(q, k, input_precision="ieee")  # of no effect on half precision
-        if HAS_SOFTCAP:
-            # scale_log2e carries log2(e); tanh(x) = 1 - 2 / (exp(2x) + 1).
-            capped = score * (scale_log2e / 1.4426950408889634) / softcap
-            score = (1 - 2 / (tl.exp2(capped * 2.8853900817779268) + 1)) * (
-                softcap * 1.4426950408889634
+        start = tl.load(tile_start + tile)
+        end = tl.load(tile_end + tile)
+        tile_pages = pages + tl.load(tile_page + tile) - start // PAGE_SIZE
+
+        top = tl.full([SLOTS * GROUP_PAD], float("-inf"), tl.float32)
+        total = tl.zeros([SLOTS * GROUP_PAD], tl.float32)
+        acc = tl.zeros([SLOTS * GROUP_PAD, DIM_PAD], tl.float32)
+        for begin in range(start, end, BLOCK_N):
+            at = begin + tl.arange(0, BLOCK_N)
+            inside = at < end
+            page = tl.load(tile_pages + at // PAGE_SIZE, mask=inside, other=0).to(tl.int64)
+            offset = page * kv_page_stride + (at % PAGE_SIZE) * kv_token_stride
+            offset += kv_head * kv_head_stride
+            k = tl.load(
+                k_cache + offset[None, :] + dims[:, None],
+                mask=inside[None, :] & (dims[:, None] < HEAD_DIM),
+                other=0.0,
             )
-        else:
-            score = score * scale_log2e
-        seen = inside[None, :] & (at[None, :] <= position[:, None])
-        if HAS_WINDOW:
-            seen = seen & (at[None, :] > position[:, None] - window)
-        score = tl.where(seen, score, float("-inf"))
-        new_top = tl.maximum(top, tl.max(score, 1))
-        # A row may have seen nothing yet (window, causal edge): keep -inf - -inf out of exp2.
-        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weight = tl.exp2(score - shift[:, None])
-        decay = tl.exp2(top - shift)
-        total = total * decay + tl.sum(weight, 1)
-        v = tl.load(
-            v_cache + offset[:, None] + dims[None, :],
-            mask=inside[:, None] & (dims[None, :] < HEAD_DIM),
-            other=0.0,
-        )
-        acc = acc * decay[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
-        top = new_top
+            score = tl.dot(q, k, input_precision="ieee")  # of no effect on half precision
+            if HAS_SOFTCAP:
+                # scale_log2e carries log2(e); tanh(x) = 1 - 2 / (exp(2x) + 1).
+                capped = score * (scale_log2e / 1.4426950408889634) / softcap
+                score = (1 - 2 / (tl.exp2(capped * 2.8853900817779268) + 1)) * (
+                    softcap * 1.4426950408889634
+                )
+            else:
+                score = score * scale_log2e
+            seen = inside[None, :] & (at[None, :] <= position[:, None])
+            if HAS_WINDOW:
+                seen = seen & (at[None, :] > position[:, None] - window)
+            score = tl.where(seen, score, float("-inf"))
+            new_top = tl.maximum(top, tl.max(score, 1))
+            # A row may have seen nothing yet (window, causal edge): keep -inf - -inf out of exp2.
+            shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+            weight = tl.exp2(score - shift[:, None])
+            decay = tl.exp2(top - shift)
+            total = total * decay + tl.sum(weight, 1)
+            v = tl.load(
+                v_cache + offset[:, None] + dims[None, :],
+                mask=inside[:, None] & (dims[None, :] < HEAD_DIM),
+                other=0.0,
+            )
+            acc = acc * decay[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+            top = new_top
 
-    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    partial = tl.load(tile_partial + tile * SLOTS + rows // GROUP_PAD)
-    whole = live & (partial < 0)
-    tl.store(
-        out + (token[:, None].to(tl.int64) * NUM_HEADS + head[:, None]) * HEAD_DIM + dims[None, :],
-        acc.to(out.dtype.element_ty),
-        mask=whole[:, None] & (dims[None, :] < HEAD_DIM),
-    )
-    piece = live & (partial >= 0)
-    place = partial.to(tl.int64) * NUM_HEADS + head
-    tl.store(
-        partial_out + place[:, None] * HEAD_DIM + dims[None, :],
-        acc,
-        mask=piece[:, None] & (dims[None, :] < HEAD_DIM),
-    )
-    tl.store(partial_lse + place, tl.log2(total) + top, mask=piece)
+        acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+        partial = tl.load(tile_partial + tile * SLOTS + rows // GROUP_PAD)
+        whole = live & (partial < 0)
+        tl.store(
+            out
+            + (token[:, None].to(tl.int64) * NUM_HEADS + head[:, None]) * HEAD_DIM
+            + dims[None, :],
+            acc.to(out.dtype.element_ty),
+            mask=whole[:, None] & (dims[None, :] < HEAD_DIM),
+        )
+        piece = live & (partial >= 0)
+        place = partial.to(tl.int64) * NUM_HEADS + head
+        tl.store(
+            partial_out + place[:, None] * HEAD_DIM + dims[None, :],
+            acc,
+            mask=piece[:, None] & (dims[None, :] < HEAD_DIM),
+        )
+        tl.store(partial_lse + place, tl.log2(total) + top, mask=piece)
+    if DEPENDENT and BESIDE:
+        gdc_wait()
 
 
 @triton.jit
@@ -218,41 +151,45 @@ def merge_partials(
     DIM_PAD: tl.constexpr,
     PIECES: tl.constexpr,
     DEPENDENT: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    if DEPENDENT:
+    # Whoever follows is started early only after tiles that did not fill the processors: the
+    # registers that these programs hold while they wait would keep a part of a next launch that
+    # does for a second round.
+    if DEPENDENT and EARLY:
         gdc_launch_dependents()
+    if DEPENDENT:
         gdc_wait()
-    index = tl.program_id(0)
-    if index >= tl.load(num_merges):
-        return
-    head = tl.program_id(1)
     dims = tl.arange(0, DIM_PAD)
     inside = dims < HEAD_DIM
-    token = tl.load(merge_token + index).to(tl.int64)
-    first = tl.load(merge_start + index).to(tl.int64)
-    count = tl.load(merge_start + index + 1) - first
-    top = float("-inf")
-    total = 0.0
-    acc = tl.zeros([DIM_PAD], tl.float32)
-    for begin in range(0, count, PIECES):
-        piece = begin + tl.arange(0, PIECES)
-        place = (first + piece) * NUM_HEADS + head
-        lse = tl.load(partial_lse + place, mask=piece < count, other=float("-inf"))
-        parts = tl.load(
-            partial_out + place[:, None] * HEAD_DIM + dims[None, :],
-            mask=(piece < count)[:, None] & inside[None, :],
-            other=0.0,
+    for item in range(tl.program_id(0), tl.load(num_merges) * NUM_HEADS, tl.num_programs(0)):
+        index = item // NUM_HEADS
+        head = item % NUM_HEADS
+        token = tl.load(merge_token + index).to(tl.int64)
+        first = tl.load(merge_start + index).to(tl.int64)
+        count = tl.load(merge_start + index + 1) - first
+        top = float("-inf")
+        total = 0.0
+        acc = tl.zeros([DIM_PAD], tl.float32)
+        for begin in range(0, count, PIECES):
+            piece = begin + tl.arange(0, PIECES)
+            place = (first + piece) * NUM_HEADS + head
+            lse = tl.load(partial_lse + place, mask=piece < count, other=float("-inf"))
+            parts = tl.load(
+                partial_out + place[:, None] * HEAD_DIM + dims[None, :],
+                mask=(piece < count)[:, None] & inside[None, :],
+                other=0.0,
+            )
+            new_top = tl.maximum(top, tl.max(lse))
+            shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+            decay = tl.exp2(top - shift)
+            weight = tl.exp2(lse - shift)
+            acc = acc * decay + tl.sum(parts * weight[:, None], 0)
+            total = total * decay + tl.sum(weight)
+            top = new_top
+        acc = acc / tl.where(total == 0.0, 1.0, total)
+        tl.store(
+            out + (token * NUM_HEADS + head) * HEAD_DIM + dims,
+            acc.to(out.dtype.element_ty),
+            mask=inside,
         )
-        new_top = tl.maximum(top, tl.max(lse))
-        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
-        decay = tl.exp2(top - shift)
-        weight = tl.exp2(lse - shift)
-        acc = acc * decay + tl.sum(parts * weight[:, None], 0)
-        total = total * decay + tl.sum(weight)
-        top = new_top
-    acc = acc / tl.where(total == 0.0, 1.0, total)
-    tl.store(
-        out + (token * NUM_HEADS + head) * HEAD_DIM + dims,
-        acc.to(out.dtype.element_ty),
-        mask=inside,
-    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from radixrt.runtime.attention.tiles import Tiles, plan_tiles, shared_runs
+from radixrt.runtime.attention.tiles import TILE_COST, Tiles, _cuts, plan_tiles, shared_runs
 
 Int32 = NDArray[np.int32]
 
@@ -95,7 +97,8 @@ def test_every_token_meets_every_key_it_may_see_exactly_once(
         batch.page_size,
         small_slots=min(slots, 4),
         large_slots=slots,
-        parallel=parallel,
+        small_shares=parallel,
+        large_shares=max(1, parallel // 2),
         window=window,
         group=group,
         min_run_tokens=2 * batch.page_size,
@@ -121,7 +124,8 @@ def test_partial_results_are_numbered_once_and_found_by_the_merge(
         batch.page_size,
         small_slots=2,
         large_slots=4,
-        parallel=parallel,
+        small_shares=parallel,
+        large_shares=max(1, parallel // 2),
         min_run_tokens=batch.page_size,
     )
     pairs = [
@@ -168,3 +172,30 @@ def test_nothing_is_shared_by_fewer_than_two_rows(num_rows: int) -> None:
     runs, own = shared_runs(np.ones((num_rows, 3), np.int32), np.full(num_rows, 3, np.int32), 1)
     assert runs == []
     assert own.tolist() == [0] * num_rows
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lens=st.lists(st.integers(1, 5000), min_size=0, max_size=80),
+    shares=st.integers(1, 70),
+    unit=st.sampled_from([64, 192]),
+)
+def test_shares_take_all_pieces_in_order_and_about_as_much_work_each(
+    lens: list[int], shares: int, unit: int
+) -> None:
+    which, begin, share_start = _cuts(np.array(lens, np.int64), shares, unit)
+    pieces = list(zip(which.tolist(), begin.tolist(), strict=True))
+    assert sorted(set(pieces)) == pieces
+    assert [work for work, at in pieces if at == 0] == list(range(len(lens)))
+    assert all(at % unit == 0 and at < lens[work] for work, at in pieces)
+    assert (share_start[0], share_start[-1], len(share_start)) == (0, len(pieces), shares + 1)
+    assert (np.diff(share_start) >= 0).all()
+    nexts = [*pieces, (len(lens), 0)][1:]
+    sizes = [
+        (after[1] if after[0] == work else lens[work]) - at + (TILE_COST if at == 0 else 0)
+        for (work, at), after in zip(pieces, nexts, strict=True)
+    ]
+    even = max(unit, -(-sum(sizes) // shares))
+    most = even + 2 * (max(unit, even // 8) + TILE_COST)
+    for first, last in itertools.pairwise(share_start.tolist()):
+        assert sum(sizes[first:last]) <= most
