@@ -4,8 +4,9 @@ Such a step of a large model is hundreds of small launches; issued one by one th
 the device needs for them. A recorded graph reads and writes the same memory each time, so the
 step's arrays and the attention's plan are copied into place before it is replayed. A graph computes
 a fixed number of tokens, whosever they are: decoding rows, small chunks of prompts, or both. There
-is one for some numbers; a step runs in the next larger one, and the tokens beyond its own are rows
-of nobody, which write to the page that belongs to nobody.
+is one for some numbers; a step runs in the fastest one that is large enough (not always the next
+larger one: libraries have products of some sizes that take longer than larger ones), and the tokens
+beyond its own are rows of nobody, which write to the page that belongs to nobody.
 """
 
 from __future__ import annotations
@@ -65,6 +66,16 @@ def graph_sizes(max_tokens: int) -> list[int]:
     return [size for size in sizes if size < max_tokens] + [max_tokens]
 
 
+def fastest(seconds: list[float]) -> list[int]:
+    """Return of each graph, in the order of their sizes, which one at least as large takes the
+    least time."""
+    best = list(range(len(seconds)))
+    for index in reversed(best[:-1]):
+        if seconds[best[index + 1]] < seconds[index]:
+            best[index] = best[index + 1]
+    return best
+
+
 class StepGraphs:
     """Graphs for steps of up to ``max_tokens`` tokens, their rows of up to ``max_pages`` pages.
 
@@ -99,6 +110,7 @@ class StepGraphs:
             self._record(size)
         for size in reversed(self._sizes[self._sizes > MAX_HEAD_TOKENS].tolist()):
             self._record_head(size)
+        self._fastest = fastest([self._graphs[size].seconds() for size in self._sizes.tolist()])
 
     def _record(self, size: int) -> None:
         blank = _blank(size)
@@ -136,7 +148,7 @@ class StepGraphs:
         most = self._sizes[-1] if host.is_decode else min(self._sizes[-1], MAX_MIXED_TOKENS)
         if num_tokens > most:
             return None
-        size = int(self._sizes[np.searchsorted(self._sizes, num_tokens)])
+        size = int(self._sizes[self._fastest[np.searchsorted(self._sizes, num_tokens)]])
         padded = pad(host, size)
         arrays = padded.arrays
         plans = self._attention.arrays(

@@ -32,7 +32,7 @@ class Limits:
     """Bounds of one step: new tokens, and wanted logits.
 
     ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound), but
-    leaves prompts at least a quarter of it: who decodes waits for the whole step, and beyond what
+    leaves prompts at least half of it: who decodes waits for the whole step, and beyond what
     makes a device bound by arithmetic a longer step computes no more a second.
     """
 
@@ -165,7 +165,7 @@ class Scheduler:
         if not num_decodes or not limits.mixed_step_tokens:
             return room
         mixed = limits.mixed_step_tokens
-        return min(room, max(mixed - num_decodes, mixed // 4))
+        return min(room, max(mixed - num_decodes, mixed // 2))
 
     def _rows_to_compute(self) -> tuple[Int32, Int32]:
         slots = self.slots

@@ -7,12 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
 from radixrt.runtime.device import FixedUpload, copy_stream
-from radixrt.runtime.graph import _blank, graph_sizes, pad
+from radixrt.runtime.graph import _blank, fastest, graph_sizes, pad
 from radixrt.runtime.wire import Done, FromEngine, Run, Step, TokenSampling, pack_ids
 
 
@@ -24,6 +26,13 @@ def test_every_batch_size_has_a_graph_that_is_not_much_larger(most: int) -> None
     for rows in range(1, most + 1):
         size = next(size for size in sizes if size >= rows)
         assert size - rows <= max(8, rows // 4)
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0]), min_size=1, max_size=12))
+def test_a_step_runs_in_the_fastest_graph_that_is_large_enough(seconds: list[float]) -> None:
+    for index, chosen in enumerate(fastest(seconds)):
+        assert chosen >= index
+        assert seconds[chosen] == min(seconds[index:])
 
 
 def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:

@@ -231,11 +231,10 @@ class TritonAttention:
         partial_lse = torch.empty(places, dtype=torch.float32, device=query.device)
         group = spec.num_heads // spec.num_kv_heads
         dim_pad = triton.next_power_of_2(spec.head_dim)
-        has_launched = False
-        for kind, shape in enumerate((self._small, self._large)):
+        kinds = [kind for kind in (0, 1) if plan.tiles(kind)[0].shape[0]]
+        for kind in kinds:
             arguments, slots = plan.tiles(kind), self._slots[kind]
-            if not arguments[0].shape[0]:
-                continue
+            shape = (self._small, self._large)[kind]
             # More than GROUP where a tile takes one token and its heads do not fill the rows.
             group_pad = max(triton.next_power_of_2(group), shape.rows // slots)
             attend_tiles[(self._shares[kind] * spec.num_kv_heads,)](
@@ -267,12 +266,12 @@ class TritonAttention:
                 BLOCK_N=shape.keys,
                 HAS_SOFTCAP=spec.softcap > 0,
                 HAS_WINDOW=spec.window > 0,
-                BESIDE=has_launched,
+                FIRST=len(kinds) == 2 and kind == 0,
+                SECOND=len(kinds) == 2 and kind == 1,
                 num_warps=shape.num_warps,
                 num_stages=shape.num_stages,
                 **self._launch,
             )
-            has_launched = True
         num_merges, arguments = plan.merges
         if num_merges:
             items = num_merges * spec.num_heads

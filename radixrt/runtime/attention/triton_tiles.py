@@ -46,13 +46,16 @@ def attend_tiles(
     HAS_SOFTCAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     DEPENDENT: tl.constexpr,
-    BESIDE: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
 ):
-    # A launch BESIDE the one before it runs at the same time: it starts when all programs of that
-    # one have what they wait for, and so has it; it ends after that one, for whoever follows.
-    if DEPENDENT and not BESIDE:
+    # The SECOND of two launches runs at the same time as the FIRST: it starts when all programs of
+    # that one have what they wait for, and so has it; it ends after that one, for whoever follows.
+    if DEPENDENT and not FIRST:
+        gdc_launch_dependents()
+    if DEPENDENT and not SECOND:
         gdc_wait()
-    if DEPENDENT:
+    if DEPENDENT and FIRST:
         gdc_launch_dependents()
     share = tl.program_id(0) // NUM_KV_HEADS
     kv_head = tl.program_id(0) % NUM_KV_HEADS
@@ -134,7 +137,7 @@ def attend_tiles(
             mask=piece[:, None] & (dims[None, :] < HEAD_DIM),
         )
         tl.store(partial_lse + place, tl.log2(total) + top, mask=piece)
-    if DEPENDENT and BESIDE:
+    if DEPENDENT and SECOND:
         gdc_wait()
 
 
