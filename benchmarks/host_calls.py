@@ -129,7 +129,11 @@ def main() -> None:
     plain: dict[int, list[float]] = defaultdict(list)
     for prompt_len in arguments.prompts:
         loop, turns = build(
-            arguments.running, prompt_len, arguments.turns, arguments.page_size, arguments.tree_pages
+            arguments.running,
+            prompt_len,
+            arguments.turns,
+            arguments.page_size,
+            arguments.tree_pages,
         )
         for _ in range(3):
             turn(loop, turns)

@@ -65,23 +65,32 @@ class Knowledge:
         return bytearray((uses,)), after
 
     def used(
-        self, before: int, key: bytes, now: float, *, is_first: bool
+        self, before: int, key: bytes, now: float, *, is_first: bool, known: UInt64 = NO_KEYS
     ) -> tuple[dict[int, int], UInt64]:
         """A request asks for ``key`` behind the root of hash ``before``; returns its watched pages
-        with which of its pages they are, and the hashes of all its full pages."""
+        with which of its pages they are, and the hashes of all its full pages, of which ``known``
+        are the first."""
         num_full = len(key) // self._page_bytes
         if num_full == 0:
             return {}, NO_KEYS
-        keys = self.hash.chain(before, key[: num_full * self._page_bytes])
+        num_known = len(known)
+        if num_known < num_full:
+            rest = key[num_known * self._page_bytes : num_full * self._page_bytes]
+            if num_known:
+                keys = np.concatenate([known, self.hash.chain(int(known[-1]), rest)])
+            else:
+                keys = self.hash.chain(before, rest)
+        else:
+            keys = known[:num_full]
         if self._reuse is None:
             return {}, keys
-        is_watched = self._reuse.is_watched(keys)
-        watched: list[int] = keys[is_watched].tolist()
+        at = np.flatnonzero(self._reuse.is_watched(keys))
+        watched: list[int] = keys[at].tolist()
         if is_first:
             self._reuse.used(watched, now)
         else:
             self._reuse.resumed(watched, now)
-        return dict(zip(watched, np.flatnonzero(is_watched).tolist(), strict=True)), keys
+        return dict(zip(watched, at.tolist(), strict=True)), keys
 
     def rests(self, watched: Iterable[int], state: int, now: float) -> None:
         """No request runs on these pages any more."""

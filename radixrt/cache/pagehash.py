@@ -83,7 +83,7 @@ class PageHash:
         tokens = np.frombuffer(key, np.uint32).astype(np.uint64)
         tail = len(tokens) % self._page_size
         full = tokens[: len(tokens) - tail].reshape(-1, self._page_size)
-        sums: UInt64 = (full * self._weights).sum(axis=1, dtype=np.uint64)
+        sums: UInt64 = full @ self._weights
         if tail:
             partial = (tokens[len(tokens) - tail :] * self._weights[:tail]).sum(dtype=np.uint64)
             sums = np.append(sums, partial + np.uint64(tail))
