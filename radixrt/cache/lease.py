@@ -134,7 +134,7 @@ class Lease:
             first_page = num_old + num_known
             keys = self._known_keys(end.chain, first_page, more)
             end = tree.append(end, more, new.tobytes(), now, first_page, self._watched, keys)
-        duplicates = own[:num_known]
+        duplicates = own[:num_known].copy()  # the caller may write to its array
         self._node = end
         if final:
             self._state = "final"
