@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from radixrt.cache.knowledge import NO_KEYS
+from radixrt.cache.knowledge import NO_KEYS, UNKNOWN, Known
 from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, decode, encode, page_ids
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
@@ -147,11 +147,11 @@ class Lease:
         tree.counters.duplicate_pages += len(duplicates)
         return Extension(self.pages, duplicates)
 
-    def note_use(self, *, is_first: bool = True, known: UInt64 = NO_KEYS) -> None:
+    def note_use(self, *, is_first: bool = True, known: Known = UNKNOWN) -> None:
         """Count what the lease was acquired for as a use of the whole prompt.
 
-        With ``is_first`` False the same request runs again, which is none. ``known`` are the hashes
-        of its first full pages, the ``page_keys`` of a lease of the same text: the rest is hashed.
+        With ``is_first`` False the same request runs again: that is none. ``known`` is what another
+        lease of a text with the same beginning knew (``known_of``): only the rest is hashed.
         """
         tree = self._tree
         if tree.known is None:
@@ -161,6 +161,10 @@ class Lease:
         )
         if is_first:
             tree.warm(self._node)
+
+    def known_of(self, num_pages: int) -> Known:
+        """Return what ``note_use`` found of the first pages, also when the lease is over."""
+        return Known(self.page_keys[:num_pages], self._watched)
 
     def following(self, num: int) -> Int32:
         """Return up to ``num`` tokens that follow, in the cache, the match that the lease was

@@ -179,7 +179,8 @@ class RadixCache:
                 f"{num_pages} pages asked for, {self._allocator.num_free} are free and "
                 f"{self.num_evictable} evictable"
             )
-        self.evict(missing, whom)
+        if missing > 0:
+            self.evict(missing, whom)
         return self._allocator.take(num_pages)
 
     def evict(self, num_pages: int, whom: int = 0) -> int:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import PageLoad
-from radixrt.cache.knowledge import NO_KEYS
-from radixrt.cache.pagehash import UInt64
+from radixrt.cache.knowledge import UNKNOWN, Known
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, Lookup, RadixCache
 from radixrt.runtime.device import zeros
@@ -157,18 +156,18 @@ class KvSpace:
         lease, selection = request.lease, request.selection
         if lease is not None:
             is_root = selection is None or selection.is_root(request)
-            lease.note_use(is_first=is_first and is_root, known=self._known_keys(request))
+            lease.note_use(is_first=is_first and is_root, known=self._known_of(request))
 
-    def _known_keys(self, request: Request) -> UInt64:
-        """Return the hashes of the first pages of a request that its branch had before."""
+    def _known_of(self, request: Request) -> Known:
+        """Return what is known of the first pages of a request that its branch had before."""
         parked = self.parked.get(request.branch)
         if parked is None or parked.namespace != request.namespace:
-            return NO_KEYS
+            return UNKNOWN
         num = min(len(parked.token_ids), request.logits_from)
         differs = parked.token_ids[:num] != request.token_ids[:num]
         if differs.any():
             num = int(differs.argmax())
-        return parked.lease.page_keys[: num // self.page_size]
+        return parked.lease.known_of(num // self.page_size)
 
     def adopt(self, request: Request) -> None:
         """Put the matched pages into the page table of the request's slot. The matched tail, a page
