@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from radixrt.cache.host import PageLoad
 from radixrt.runtime.admission import MAX_REFUSALS, Admission
-from radixrt.runtime.constrained import ConstrainedRows
+from radixrt.runtime.constrained import ConstrainedRow, ConstrainedRows
 from radixrt.runtime.deadlines import Deadlines
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.metrics import Metrics
@@ -318,16 +318,15 @@ class Scheduler:
         new_slots: list[int] = []
         new_at: list[int] = []
         new_ids: list[int] = []
+        constrained: list[ConstrainedRow] = []
         for index, row in enumerate(plan.sample_rows.tolist()):
             request = plan.requests[row]
             if request.reason is not None:
                 continue
-            token = result.token_ids[index]
             if request.session is not None:
-                taken = self._constrained.take(request, positions[index], index, result)
-                if taken is not None:
-                    sampled.append(taken)
+                constrained.append(ConstrainedRow(request, positions[index], index))
                 continue
+            token = result.token_ids[index]
             request.completion += 1
             new_slots.append(request.slot)
             new_at.append(positions[index])
@@ -340,6 +339,8 @@ class Scheduler:
             elif request.completion >= request.sampling.max_tokens:
                 self.end(request, "length")
         slots.tokens[new_slots, new_at] = new_ids
+        if constrained:
+            sampled += self._constrained.take(constrained, result)
         return sampled
 
     def _caught_up(self, request: Request, start: int, end: int) -> None:

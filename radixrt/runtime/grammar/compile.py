@@ -51,7 +51,7 @@ def compile_grammar(
             matcher = engine.build(compiled.grammar)
         if shortest is not None:
             compiled = replace(compiled, shortest=tuple(shortest))
-    return compiled, matcher
+    return replace(compiled, opening=tuple(matcher.forced())), matcher
 
 
 def _check_text(spec: GrammarSpec) -> None:

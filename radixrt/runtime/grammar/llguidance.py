@@ -161,6 +161,14 @@ class LlguidanceMatcher:
             )
         self._token_ids.append(token_id)
 
+    def take(self, token_id: int) -> bool:
+        """Accept a token that the last mask allowed, if that is all there is to it; else False,
+        and ``advance`` has to be asked for what is wrong."""
+        if not self.inner.consume_token(token_id):
+            return False
+        self._token_ids.append(token_id)
+        return True
+
     def try_advance(self, token_ids: list[int]) -> bool:
         """Accept all of ``token_ids``, or none."""
         if self.inner.is_error():
