@@ -96,6 +96,7 @@ class EngineLoop:
 
     def close(self) -> None:
         """End what goes on beside the loop; nothing can be computed afterwards."""
+        self.calls.close()
         if self.snapshots is not None:
             self.snapshots.close()
         if self.scheduler.kv.tiers is not None:
