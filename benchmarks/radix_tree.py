@@ -82,10 +82,10 @@ def spread(cache: RadixCache, sequences: list[Int32]) -> None:
     for i, tokens in enumerate(sequences):
         for _ in range(i % 7):
             lease = cache.acquire("model", tokens)
-            lease.note_use(tokens)
+            lease.note_use()
             lease.release()
         lease = cache.acquire("model", tokens)
-        lease.note_use(tokens)
+        lease.note_use()
         if i % 3 == 0:
             lease.park(0.0, pause_s=None if i % 2 else float(4 ** (i % 5)))
             if i % 5 == 0:
@@ -134,6 +134,11 @@ def large_tree(
         500,
         lambda i: acquire_release(prompts[i % num_long]),
     )
+    measure(
+        f"use, {k}k-token prompt, all cached (as on the host)",
+        500,
+        lambda i: cache.use("model", prompts[i % num_long]),
+    )
     changed = [prompt.copy() for prompt in prompts]
     for prompt in changed:
         prompt[rng.integers(prompt_tokens // 4, prompt_tokens) :] += 1
@@ -141,6 +146,11 @@ def large_tree(
         f"peek, {k}k-token prompt, diverges at a random token",
         500,
         lambda i: cache.peek("model", changed[i % num_long]),
+    )
+    measure(
+        f"use, {k}k-token prompt, diverges",
+        500,
+        lambda i: cache.use("model", changed[i % num_long]),
     )
     measure(
         f"acquire + release, {k}k-token prompt, diverges",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance._lib import LLParserLimits
+from llguidance._tokenizer import TokenizerWrapper
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.token_texts import WordPieces, readable
 from radixrt.runtime.grammar.vocabulary import Vocabulary
 
 PROSE_SLICES = (r"[^\"\\\x00-\x1F\x7F.!?\[\]<>{}']{1,30}", r"[^\"\\\x00-\x1F\x7F.!?\[\]<>{}']+")
@@ -22,6 +24,9 @@ bracket, a token costs a tenth with them of what it costs without."""
 
 LINE_SLICE = r"[^\n.!?]{1,30}"
 """What the general sets leave of a line: quotes and control characters. A third less for prose."""
+
+_AT_ONCE = 256
+"""Tokens that are read before others get the interpreter lock."""
 
 MOST_REBUILD_S = 0.03
 """A matcher that takes longer to build is not built anew by who uses it."""
@@ -52,7 +57,7 @@ class LlguidanceEngine:
         num_threads: int | None = None,
     ) -> None:
         """``num_threads`` fill masks; None lets the engine choose."""
-        text = _without_padding(tokenizer_file.read_text(encoding="utf-8"))
+        text, is_word_pieces = readable(tokenizer_file.read_text(encoding="utf-8"))
         blanks, *general = LLTokenizer.general_slices()
         slices = [
             blanks,
@@ -60,12 +65,17 @@ class LlguidanceEngine:
             *general,
             LINE_SLICE,
         ]  # a token belongs to the first that has it
+        source = TokenizerWrapper(WordPieces(text, vocab_size, end_ids)) if is_word_pieces else text
         self._tokenizer = LLTokenizer(
-            text, n_vocab=vocab_size, eos_token=list(end_ids), slices=slices
+            source, n_vocab=vocab_size, eos_token=list(end_ids), slices=slices
         )
-        self._executor = LLExecutor(num_threads)
+        self._num_threads = num_threads
         self.mask_len = -(-vocab_size // 32)
         self.vocabulary = self._read_vocabulary(vocab_size, end_ids)
+
+    @cached_property
+    def _executor(self) -> LLExecutor:
+        return LLExecutor(self._num_threads)
 
     def build(self, grammar: str) -> LlguidanceMatcher:
         """Return a matcher at the start of a grammar in the engine's form.
@@ -94,6 +104,8 @@ class LlguidanceEngine:
         texts: list[bytes] = []
         control: dict[int, bytes] = {}
         for token_id in range(vocab_size):
+            if token_id % _AT_ONCE == 0:
+                time.sleep(0)  # let those who wait for the interpreter lock have it
             text = tokenizer.decode_bytes([token_id])
             if tokenizer.is_special_token(token_id):
                 control[token_id] = text
@@ -160,6 +172,14 @@ class LlguidanceMatcher:
                 f"token {token_id} is not allowed here: {_first_lines(self.inner.get_error())}"
             )
         self._token_ids.append(token_id)
+
+    def take(self, token_id: int) -> bool:
+        """Accept a token that the last mask allowed, if that is all there is to it; else False,
+        and ``advance`` has to be asked for what is wrong."""
+        if not self.inner.consume_token(token_id):
+            return False
+        self._token_ids.append(token_id)
+        return True
 
     def try_advance(self, token_ids: list[int]) -> bool:
         """Accept all of ``token_ids``, or none."""
@@ -257,13 +277,6 @@ def lark_grammar(text: str) -> str:
 def warnings_of(matcher: LlguidanceMatcher) -> list[str]:
     """Return what the engine leaves out of a lenient schema, in its words."""
     return list(matcher.inner.get_grammar_warnings())
-
-
-def _without_padding(tokenizer_json: str) -> str:
-    """Return a tokenizer file that neither pads nor truncates what it is given."""
-    data = json.loads(tokenizer_json)
-    data["padding"] = data["truncation"] = None
-    return json.dumps(data)
 
 
 def _first_lines(message: str, limit: int = 400) -> str:
