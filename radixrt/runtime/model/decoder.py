@@ -10,7 +10,7 @@ from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.model.config import ModelConfig
 from radixrt.runtime.model.rope import RopeSpec, cos_sin_table
 from radixrt.runtime.model.weights import WeightSource
-from radixrt.runtime.ops.base import Norm, Ops
+from radixrt.runtime.ops.base import Ops
 
 
 class WeightReader:
@@ -107,6 +107,7 @@ class CausalLM:
         self.norm = read.one("model.norm.weight")
         self.lm_head = self.embed_tokens if config.tied_head else read.one("lm_head.weight")
         self._ops = ops
+        self._norms_after = (*(layer.input_layernorm for layer in self.layers[1:]), self.norm)
         self._heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         # Gemma rounds the factor to the weights' dtype, and so was it trained.
         self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
@@ -151,15 +152,14 @@ class CausalLM:
         eps, add_one = config.rms_norm_eps, config.norm_add_one
         num_tokens = batch.input_ids.shape[0]
         last = len(self.layers) - 1
-        x = F.embedding(batch.input_ids, self.embed_tokens)
+        residual = F.embedding(batch.input_ids, self.embed_tokens)
         if self._embedding_scale != 1.0:
-            x = x * self._embedding_scale
-        residual: torch.Tensor | None = None
+            residual = residual * self._embedding_scale
+        x = ops.rms_norm(residual, self.layers[0].input_layernorm, eps, add_one=add_one)
         k_pools, v_pools = k_cache.unbind(0), v_cache.unbind(0)
         for index, layer in enumerate(self.layers):
             k_pool, v_pool = k_pools[index], v_pools[index]
-            norm = Norm(layer.input_layernorm, eps, add_one)
-            residual, qkv = ops.normed_linear(x, residual, norm, layer.qkv_proj, layer.qkv_bias)
+            qkv = ops.linear(x, layer.qkv_proj, layer.qkv_bias)
             query, key, value = qkv.view(num_tokens, -1, config.head_dim).split_with_sizes(
                 self._heads, 1
             )
@@ -186,16 +186,16 @@ class CausalLM:
             x = ops.linear(attended, layer.o_proj, layer.o_bias)
             if layer.post_attention_norm is not None:
                 x = ops.rms_norm(x, layer.post_attention_norm, eps, add_one=add_one)
-            norm = Norm(layer.mlp_norm, eps, add_one)
-            residual, inner = ops.normed_linear(
-                x, residual, norm, layer.gate_up_proj, layer.gate_up_bias, config.activation
-            )
+            x, residual = ops.add_rms_norm(x, residual, layer.mlp_norm, eps, add_one=add_one)
+            inner = ops.gated_linear(x, layer.gate_up_proj, layer.gate_up_bias, config.activation)
             x = ops.linear(inner, layer.down_proj, layer.down_bias)
             if layer.post_mlp_norm is not None:
                 x = ops.rms_norm(x, layer.post_mlp_norm, eps, add_one=add_one)
+            x, residual = ops.add_rms_norm(
+                x, residual, self._norms_after[index], eps, add_one=add_one
+            )
         else:
-            assert residual is not None, "a model has layers"
-            return ops.add_rms_norm(x, residual, self.norm, eps, add_one=add_one)[0]
+            return x
         return torch.empty((0, config.hidden_size), dtype=self.dtype, device=self.device)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
 from radixrt.runtime.sampler import SamplingRows, sample
-
-
-class Norm(NamedTuple):
-    """An RMSNorm: its weight [H], epsilon, and whether it scales by ``1 + weight``."""
-
-    weight: torch.Tensor
-    eps: float
-    add_one: bool
 
 
 class Ops(Protocol):
@@ -68,19 +60,6 @@ class Ops(Protocol):
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
     ) -> torch.Tensor:
         """``gated_act(linear(x, weight, bias), act)``: weight [2F, K], gate first; [T, F]."""
-        ...
-
-    def normed_linear(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        norm: Norm,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        act: str = "",
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``x + residual`` (x where that is None) and the product of what ``norm`` makes of
-        it: ``linear``, or with ``act`` ``gated_linear``. May reuse the memory of both."""
         ...
 
     def rope_kv_write(
@@ -138,25 +117,6 @@ class ComposedOps(Ops):
     ) -> torch.Tensor:
         """See ``Ops.gated_linear``."""
         return self.gated_act(self.linear(x, weight, bias), act)
-
-    def normed_linear(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        norm: Norm,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        act: str = "",
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See ``Ops.normed_linear``."""
-        scale, eps, add_one = norm
-        if residual is None:
-            total, normed = x, self.rms_norm(x, scale, eps, add_one=add_one)
-        else:
-            normed, total = self.add_rms_norm(x, residual, scale, eps, add_one=add_one)
-        if act:
-            return total, self.gated_linear(normed, weight, bias, act)
-        return total, self.linear(normed, weight, bias)
 
     def rope_kv_write(
         self,

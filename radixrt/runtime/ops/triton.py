@@ -7,9 +7,8 @@ import triton
 import triton.language as tl
 
 from radixrt.runtime.device import has_dependent_launch
-from radixrt.runtime.ops.base import Norm
 from radixrt.runtime.ops.reference import ReferenceOps
-from radixrt.runtime.ops.triton_linear import MAX_NORMED_ROWS, FewRows
+from radixrt.runtime.ops.triton_linear import FewRows
 from radixrt.runtime.ops.triton_sampling import sample_rows
 from radixrt.runtime.sampler import SamplingRows
 
@@ -160,20 +159,6 @@ class TritonOps(ReferenceOps):
         if self._few_rows.serves(x, weight, gated=True):
             return self._few_rows(x, weight, bias, act)
         return super().gated_linear(x, weight, bias, act)
-
-    def normed_linear(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        norm: Norm,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        act: str = "",
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See ``Ops.normed_linear``; of very few rows in one launch."""
-        if x.shape[0] <= MAX_NORMED_ROWS and self._few_rows.serves(x, weight, gated=bool(act)):
-            return self._few_rows.normed(x, residual, norm, weight, bias, act)
-        return super().normed_linear(x, residual, norm, weight, bias, act)
 
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, add_one: bool = False

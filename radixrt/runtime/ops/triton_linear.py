@@ -6,8 +6,7 @@ piece of a tile adds all of them up, in their order, so that results do not vary
 
 Before it waits for what it depends on, a product asks for its first weights: with programmatic
 dependent launch it starts while the kernel before it still runs, and the memory is never idle in
-between. Of very few rows a product also norms them: a launch of its own would take as long as the
-norm.
+between.
 """
 
 from __future__ import annotations
@@ -20,13 +19,9 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.device import num_processors
-from radixrt.runtime.ops.base import Norm
 
 MAX_ROWS = 64
 """More rows than this are bound by arithmetic: they go to the vendor's library."""
-
-MAX_NORMED_ROWS = 4
-"""Rows that a product norms itself: each of its programs sums up all of x, in place of a launch."""
 
 PREFETCH_BYTES = 16 << 10
 """Weights that a program asks for before it may read x."""
@@ -63,37 +58,6 @@ def _prefetch(weight, rows, K, start, end, BYTES: tl.constexpr):
 
 
 @triton.jit
-def _inverse_norms(
-    x,
-    residual,
-    total,
-    eps,
-    num_rows,
-    K,
-    x_stride,
-    rows,
-    is_first,
-    NUM_ROWS: tl.constexpr,
-    ADD: tl.constexpr,
-    K_PAD: tl.constexpr,
-):
-    # 1 / RMS of each row of x, or of x + residual, which the first program writes to total.
-    inverse = tl.zeros(rows.shape, tl.float32)
-    columns = tl.arange(0, K_PAD)
-    for row in tl.static_range(NUM_ROWS):
-        inside = (columns < K) & (row < num_rows)
-        values = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
-        if ADD:
-            other = tl.load(residual + row * K + columns, mask=inside, other=0.0)
-            stored = (values + other.to(tl.float32)).to(total.dtype.element_ty)
-            tl.store(total + row * K + columns, stored, mask=inside & is_first)
-            values = stored.to(tl.float32)
-        found = 1.0 / tl.sqrt(tl.sum(values * values) / K + eps)
-        inverse = tl.where(rows == row, found, inverse)
-    return inverse
-
-
-@triton.jit
 def _product(
     x,
     weight,
@@ -101,10 +65,6 @@ def _product(
     out,
     partial,
     arrived,
-    residual,
-    total,
-    norm,
-    eps,
     num_rows,
     width,
     K,
@@ -115,10 +75,6 @@ def _product(
     SPLIT: tl.constexpr,
     GATE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    NORMED: tl.constexpr,
-    ADD: tl.constexpr,
-    ADD_ONE: tl.constexpr,
-    K_PAD: tl.constexpr,
     DEPENDENT: tl.constexpr,
     PREFETCH: tl.constexpr,
 ):
@@ -135,21 +91,6 @@ def _product(
         if PREFETCH:
             _prefetch(weight, columns, K, start, end, PREFETCH)
         gdc_wait()
-    if NORMED:
-        inverse = _inverse_norms(
-            x,
-            residual,
-            total,
-            eps,
-            num_rows,
-            K,
-            x_stride,
-            rows,
-            tile + piece == 0,
-            NORMED,
-            ADD,
-            K_PAD,
-        )
     live = (rows < num_rows)[None, :]
     x_at = x + rows[None, :] * x_stride + inner[:, None]
     weight_at = weight + columns[:, None].to(tl.int64) * K + inner[None, :]
@@ -157,19 +98,6 @@ def _product(
     up = tl.zeros([BLOCK_N, ROWS], tl.float32)
     for k in range(start, end, BLOCK_K):
         part = tl.load(x_at + k, mask=live, other=0.0)
-        if NORMED:
-            # Rounded where the operations one by one are.
-            values = part.to(tl.float32)
-            if ADD:
-                other = residual + rows[None, :] * K + inner[:, None]
-                values += tl.load(other + k, mask=live, other=0.0).to(tl.float32)
-                values = values.to(part.dtype).to(tl.float32)
-            # Once a row, so that it has the form of x and is loaded ahead like it.
-            scale_at = norm + inner[:, None] + rows[None, :] * 0
-            scale = tl.load(scale_at + k, mask=live, other=0.0).to(tl.float32)
-            if ADD_ONE:
-                scale += 1.0
-            part = (values * inverse[None, :] * scale).to(part.dtype)
         acc = tl.dot(tl.load(weight_at + k, eviction_policy="evict_first"), part, acc)
         if GATE:
             second = tl.load(weight_at + width.to(tl.int64) * K + k, eviction_policy="evict_first")
@@ -236,32 +164,7 @@ class FewRows:
     ) -> torch.Tensor:
         """Return ``x @ weight.T + bias`` [T, N]; with ``act``, whose weights are [2F, K], gate
         first, ``act(gate) * up`` [T, F]."""
-        return self._launch(x, weight, bias, act, None, None)[1]
-
-    def normed(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        norm: Norm,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        act: str,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See ``Ops.normed_linear``; x has at most ``MAX_NORMED_ROWS`` rows."""
-        return self._launch(x, weight, bias, act, norm, residual)
-
-    def _launch(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        act: str,
-        norm: Norm | None,
-        residual: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, inner = x.shape
-        # All programs read x and the residual: their sum goes to memory of its own.
-        total = x if residual is None else torch.empty_like(residual)
         width = weight.shape[0] // (2 if act else 1)
         cut = self._cut(rows, width, inner, gated=bool(act))
         padded = max(16, triton.next_power_of_2(rows))
@@ -273,10 +176,6 @@ class FewRows:
             out,
             self._partial,
             self._arrived,
-            x if residual is None else residual,
-            total,
-            x if norm is None else norm.weight,
-            0.0 if norm is None else norm.eps,
             rows,
             width,
             inner,
@@ -287,17 +186,13 @@ class FewRows:
             SPLIT=cut.split,
             GATE=_GATES[act],
             HAS_BIAS=bias is not None,
-            NORMED=0 if norm is None else triton.next_power_of_2(rows),
-            ADD=residual is not None,
-            ADD_ONE=norm is not None and norm.add_one,
-            K_PAD=triton.next_power_of_2(inner) if norm is not None else 1,
             DEPENDENT=self._dependent,
             PREFETCH=PREFETCH_BYTES if self._dependent else 0,
             num_warps=cut.num_warps,
             num_stages=cut.num_stages,
             **({"launch_pdl": True} if self._dependent else {}),
         )
-        return total, out
+        return out
 
     def _cut(self, rows: int, width: int, inner: int, *, gated: bool) -> _Cut:
         tiles = width // 64

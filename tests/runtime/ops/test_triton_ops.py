@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from radixrt.runtime.ops.base import Norm
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.sampler import SamplingRows
 
@@ -79,28 +78,6 @@ def test_a_gated_product_is_the_product_then_the_gate(ops: TritonOps, rows: int,
     x, weight, bias = draw(rows, 256, seed=1), draw(512, 256, scale=0.1, seed=2), draw(512, seed=3)
     for b in (None, bias):
         assert_close(ops.gated_linear(x, weight, b, act), REFERENCE.gated_linear(x, weight, b, act))
-
-
-@pytest.mark.parametrize("add_one", [False, True])
-@pytest.mark.parametrize("rows", [1, 3, 5])  # the last is more than the fused product takes
-@pytest.mark.parametrize("has_residual", [False, True])
-@pytest.mark.parametrize("act", ["", "silu"])
-def test_a_normed_product_is_the_sum_the_norm_and_the_product(
-    ops: TritonOps, rows: int, has_residual: bool, act: str, add_one: bool
-) -> None:
-    x, residual = draw(rows, 384, seed=1), draw(rows, 384, scale=3.0, seed=2)
-    norm = Norm(draw(384, seed=3), 1e-5, add_one)
-    weight, bias = draw(256, 384, scale=0.1, seed=4), draw(256, seed=5)
-    for b in (None, bias):
-        arguments = (norm, weight, b, act)
-        total, got = ops.normed_linear(
-            x.clone(), residual.clone() if has_residual else None, *arguments
-        )
-        expected_total, expected = REFERENCE.normed_linear(
-            x.clone(), residual.clone() if has_residual else None, *arguments
-        )
-        assert torch.equal(total, expected_total)
-        assert_close(got, expected)
 
 
 def test_rows_that_do_not_fit_go_to_the_library(ops: TritonOps) -> None:
