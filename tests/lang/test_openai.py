@@ -538,7 +538,7 @@ def test_a_request_that_succeeds_the_second_time_is_one_result(
 
 
 @pytest.mark.parametrize(
-    "choices", [None, [], [7], "no", [{}], [{"text": 7}], [{"message": {"content": []}}]]
+    "choices", [None, [], [7], "no", [{}], [{"text": 7}], [{"message": {"content": [7]}}]]
 )
 def test_an_answer_of_another_form_is_an_error(
     server: ScriptedOpenAI, backend: rt.OpenAI, choices: Any
