@@ -50,7 +50,9 @@ def test_every_option_of_a_runtime_is_an_option_of_serve() -> None:
 def test_defaults_of_serve_are_those_of_the_config() -> None:
     import inspect
 
-    parameters = inspect.signature(cli.serve).parameters
+    from radixrt.cli.serve import serve
+
+    parameters = inspect.signature(serve).parameters
     for field in fields(RuntimeConfig):
         assert parameters[field.name].default == field.default, field.name
 
@@ -80,7 +82,7 @@ def test_keygen_writes_a_pair_and_prints_the_public_key(tmp_path: Path) -> None:
 def test_without_typer_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "typer", None)
+    monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "pip install radixrt[runtime]" in capsys.readouterr().err

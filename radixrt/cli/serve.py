@@ -1,46 +1,21 @@
-"""The ``radixrt`` command."""
+"""``radixrt serve``."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-try:
-    import typer
-except ImportError:  # the client alone has no command line
-    typer = None  # type: ignore[assignment]
+import typer
 
-from radixrt.cache_commands import register
+from radixrt.cli.reporting import reporting
 
 if TYPE_CHECKING:
     from radixrt.runtime.endpoints import ServerCurve
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ``arguments`` are those of the process when None."""
-    if typer is None:
-        print("the radixrt command needs typer: pip install radixrt[runtime]", file=sys.stderr)
-        sys.exit(1)
-    _application()(args=None if arguments is None else list(arguments), prog_name="radixrt")
-
-
-def _application() -> Any:
-    application = typer.Typer(
-        help="Language-model programs over a prefix-sharing runtime.",
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-    )
+def register(application: Any) -> None:
+    """Add the command to the command line."""
     application.command()(serve)
-    application.command()(bench)
-    application.command()(doctor)
-    application.command()(keygen)
-    application.command()(version)
-    register(application)
-    return application
 
 
 def serve(
@@ -129,115 +104,14 @@ def serve(
     for name in ("ready_file", "curve_secret", "allow"):
         del options[name]
     from radixrt.config import RuntimeConfig
-    from radixrt.errors import RadixError
 
-    try:
+    with reporting():
         config = RuntimeConfig.of(**options)
         config.resolve()  # says what is wrong before anything is loaded
         curve = _curve(curve_secret, allow)
         from radixrt.runtime.server import Server
 
         Server(config, curve=curve, ready_file=ready_file).run()
-    except RadixError as error:
-        print(f"radixrt: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except ImportError as error:
-        print(f"radixrt: {error}; pip install radixrt[runtime]", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-def bench(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="Model directory, or a shape with random weights: llama-3.1-8b, qwen2.5-0.5b; "
-            "without it the model that ships.",
-        ),
-    ] = "",
-    only: Annotated[
-        str,
-        typer.Option(help="Comma-separated: single, batch, few_shot, multi_turn, tree."),
-    ] = "",
-    scale: Annotated[float, typer.Option(help="Factor that shortens every length.")] = 1.0,
-    seeds: Annotated[
-        str, typer.Option(help="Comma-separated; the better of these runs counts.")
-    ] = "0,100",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the runtime; repeatable."),
-    ] = None,
-    engine: Annotated[bool, typer.Option(help="Measure the engine in process.")] = True,
-    server: Annotated[bool, typer.Option(help="Measure through a server over ZeroMQ.")] = True,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="File that gets the results.")
-    ] = None,
-) -> None:
-    """Measure five workloads, on the engine in process and through a server."""
-    from radixrt.errors import RadixError
-
-    try:
-        from radixrt.bench.command import run_bench
-
-        run_bench(
-            model,
-            only=[name.strip() for name in only.split(",") if name.strip()],
-            scale=scale,
-            seeds=_numbers("--seeds", seeds),
-            settings=settings or [],
-            has_engine=engine,
-            has_server=server,
-            json_file=json_file,
-        )
-    except RadixError as error:
-        print(f"radixrt: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except ImportError as error:
-        print(f"radixrt: {error}; pip install radixrt[runtime]", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-def doctor() -> None:
-    """Say whether the runtime can run here, how well, and the one command that mends it."""
-    from radixrt.doctor.command import run_doctor
-    from radixrt.doctor.facts import gather
-
-    if not run_doctor(gather(), sys.stdout):
-        raise typer.Exit(1)
-
-
-def keygen(
-    directory: Annotated[Path, typer.Argument(help="Where the two files are written.")],
-    name: Annotated[str, typer.Argument(help="Name of the key pair, such as server.")],
-) -> None:
-    """Make a key pair for encrypted tcp: NAME.key (public) and NAME.key_secret."""
-    import zmq.auth
-
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    public_file, secret_file = zmq.auth.create_certificates(directory, name)
-    Path(secret_file).chmod(0o600)
-    public, _ = zmq.auth.load_certificate(public_file)
-    print(f"{public.decode()}  # {name}")
-
-
-def version() -> None:
-    """Print the version."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        print(installed("radixrt"))
-    except PackageNotFoundError:
-        print("not installed")
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    from radixrt.errors import ConfigError
-
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ConfigError(f"{option} {text}: use whole numbers separated by commas") from None
 
 
 def _curve(secret: Path | None, allow: Path | None) -> ServerCurve | None:
