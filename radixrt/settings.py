@@ -80,7 +80,9 @@ class Setting:
                 raise ConfigError(f"{source}={text}: use {kind}") from None
         if self.type is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        return Path(text).expanduser() if self.type is Path else text
+        if self.type is Path:
+            return Path(text).expanduser() if text else None
+        return text
 
     def check(self, value: Any, source: str, folder: Path) -> Any:
         """Return the value of a TOML file; ``ConfigError`` when it has another type. Paths are
@@ -92,7 +94,7 @@ class Setting:
                 return tuple(value)
             raise ConfigError(f"{source}: use a list of texts, such as {self.name} = ['a', 'b']")
         if self.type is Path and isinstance(value, str):
-            return folder / Path(value).expanduser()
+            return folder / Path(value).expanduser() if value else None
         if self.type is float and type(value) is int:
             return float(value)
         wanted = str if self.choices or self.type is Path else self.type

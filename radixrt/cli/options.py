@@ -87,12 +87,14 @@ def _option(setting: Setting) -> inspect.Parameter:
     if kind is tuple:
         kind = list[str]
     elif setting.choices:
-        kind = Literal[setting.choices]  # type: ignore[valid-type]
+        kind = Literal[setting.choices]
     flag = f"{setting.flag}/--no-{setting.flag[2:]}" if kind is bool else setting.flag
     return _parameter(
         setting.name,
         # None: not on the command line; what it is then, environment and file have a say in.
-        Annotated[kind | None, typer.Option(flag, help=setting.help + _shown(setting), show_default=False)],
+        Annotated[
+            kind | None, typer.Option(flag, help=setting.help + _shown(setting), show_default=False)
+        ],
     )
 
 

@@ -1,126 +1,126 @@
-"""``radixrt serve``."""
+"""``radixrt serve`` and ``radixrt config show``."""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import socket
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from radixrt.cli.options import config_of, with_settings
 from radixrt.cli.reporting import reporting
+from radixrt.settings import Given
 
-if TYPE_CHECKING:
-    from radixrt.runtime.endpoints import ServerCurve
+MODEL_HELP = "Directory in Hugging Face format; without it the model that ships."
 
 
 def register(application: Any) -> None:
-    """Add the command to the command line."""
-    application.command()(serve)
-
-
-def serve(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[MODEL_DIR]",
-            help="Directory in Hugging Face format; without it the model that ships.",
-        ),
-    ] = None,
-    endpoint: Annotated[
-        str, typer.Option(help="Where clients connect: ipc://PATH or tcp://HOST:PORT.")
-    ] = "",
-    memory: Annotated[
-        str, typer.Option(help="Budget for weights, work and KV: auto, 80% or 4GiB.")
-    ] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    page_size: Annotated[int, typer.Option(help="Tokens a KV page holds.")] = 16,
-    max_running: Annotated[
-        int, typer.Option(help="Requests computed at the same time; 0 chooses by device.")
-    ] = 0,
-    mixed_step_tokens: Annotated[
-        int, typer.Option(help="New tokens of a step beside decoding; 0 chooses by device.")
-    ] = 0,
-    max_step_tokens: Annotated[
-        int, typer.Option(help="New tokens of one step; 0 chooses by device.")
-    ] = 0,
-    context_length: Annotated[
-        int, typer.Option(help="Longest prompt plus generation; 0 is the model's.")
-    ] = 0,
-    load_format: Annotated[str, typer.Option(help="auto, or dummy for random weights.")] = "auto",
-    attention: Annotated[str, typer.Option(help="Attention backend.")] = "auto",
-    ops: Annotated[str, typer.Option(help="Provider of the other operations.")] = "auto",
-    cache: Annotated[bool, typer.Option(help="Reuse KV between requests.")] = True,
-    eviction: Annotated[
-        str, typer.Option(help="What goes first: learned (worth least) or lru.")
-    ] = "learned",
-    host_memory: Annotated[
-        str, typer.Option(help="Memory for pages the device has no room for: auto, 0 or 4GiB.")
-    ] = "auto",
-    disk: Annotated[
-        Path | None, typer.Option(help="Directory that keeps pages over restarts.")
-    ] = None,
-    disk_quota: Annotated[str, typer.Option(help="Most bytes of the directory.")] = "16GiB",
-    remote: Annotated[
-        str, typer.Option(help="URL of a Redis server that shares pages between runtimes.")
-    ] = "",
-    store_on: Annotated[
-        str, typer.Option(help="Store prefixes seen twice, once, or only what programs keep.")
-    ] = "twice",
-    fetch_deadline_s: Annotated[
-        float, typer.Option(help="Seconds a request waits for stored pages at most.")
-    ] = 5.0,
-    overlap: Annotated[
-        int, typer.Option(help="Steps in flight during preparation: 0 or 1; -1 chooses.")
-    ] = -1,
-    graphs: Annotated[
-        bool, typer.Option(help="Replay decode steps as recorded graphs (GPU).")
-    ] = True,
-    lease_bias_s: Annotated[
-        float, typer.Option(help="Seconds an idle branch's pages are preferred.")
-    ] = 60.0,
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
-    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
-    max_clients: Annotated[int, typer.Option(help="Clients connected at once.")] = 256,
-    max_calls_per_client: Annotated[
-        int, typer.Option(help="Unanswered calls of one client.")
-    ] = 4096,
-    max_queue: Annotated[int, typer.Option(help="Unanswered calls of all clients.")] = 16384,
-    drain_s: Annotated[
-        float, typer.Option(help="Seconds running calls may take after SIGTERM.")
-    ] = 10.0,
-    ready_file: Annotated[
-        Path | None, typer.Option(help="File that gets the endpoint when clients can connect.")
-    ] = None,
-    curve_secret: Annotated[
-        Path | None, typer.Option(help="Certificate with the server's secret key (tcp).")
-    ] = None,
-    allow: Annotated[
-        Path | None, typer.Option(help="File with the public keys of clients, one a line (tcp).")
-    ] = None,
-) -> None:
-    """Serve a model to clients over ZeroMQ."""
-    options = dict(locals())
-    for name in ("ready_file", "curve_secret", "allow"):
-        del options[name]
+    """Add the commands to the command line."""
+    from radixrt.cli.serve_options import ServeOptions
     from radixrt.config import RuntimeConfig
 
-    with reporting():
-        config = RuntimeConfig.of(**options)
-        config.resolve()  # says what is wrong before anything is loaded
-        curve = _curve(curve_secret, allow)
-        from radixrt.runtime.server import Server
-
-        Server(config, curve=curve, ready_file=ready_file).run()
+    configs = (RuntimeConfig, ServeOptions)
+    application.command()(with_settings(serve, *configs, model_help=MODEL_HELP))
+    config = typer.Typer(no_args_is_help=True, help="What the options come to.")
+    config.command()(with_settings(show, *configs, model_help=MODEL_HELP))
+    application.add_typer(config, name="config")
 
 
-def _curve(secret: Path | None, allow: Path | None) -> ServerCurve | None:
+def serve(given: dict[str, Given]) -> None:
+    """Serve a model to programs over ZeroMQ and to any OpenAI client over HTTP."""
+    from radixrt.cli.api_keys import read_keys
+    from radixrt.cli.serve_options import ServeOptions
+    from radixrt.config import RuntimeConfig
     from radixrt.errors import ConfigError
 
-    if secret is None and allow is None:
-        return None
-    if secret is None or allow is None:
-        raise ConfigError("--curve-secret and --allow belong together; give both")
-    from radixrt.runtime.endpoints import ServerCurve
+    with reporting():
+        config: RuntimeConfig = config_of(RuntimeConfig, given)
+        options: ServeOptions = config_of(ServeOptions, given)
+        config.resolve()  # says what is wrong before anything is loaded
+        options.check()
+        if not config.model_path.is_dir():
+            raise ConfigError(
+                f"model={config.model}: no such directory; give one in Hugging Face format, or "
+                "none for the model that ships"
+            )
 
-    return ServerCurve(secret, allow)
+        def gateway(endpoint: str, port: int | None) -> bytes:
+            settings = options.gateway(
+                endpoint, keys, drain_s=config.drain_s, log_format=config.log_format
+            )
+            return json.dumps(asdict(settings) | ({} if port is None else {"port": port})).encode()
+
+        if options.http:
+            keys = read_keys(options.api_key_file, options.admin_key_file, os.environ)
+            gateway("ipc://to-be-chosen", None)
+            check_address(options.host, options.port)
+        from radixrt.runtime.endpoints import ServerCurve
+        from radixrt.runtime.server import Server
+
+        curve = None
+        if options.curve_secret is not None and options.allow is not None:
+            curve = ServerCurve(options.curve_secret, options.allow)
+        Server(
+            config,
+            curve=curve,
+            is_open=options.insecure,
+            gateway=gateway if options.http else None,
+            ready_file=options.ready_file,
+        ).run()
+
+
+def show(
+    given: dict[str, Given],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the value of every option of serve and where it came from.
+
+    It takes the same arguments, variables and file.
+    """
+    with reporting():
+        if as_json:
+            table = {name: {"value": g.value, "source": g.source} for name, g in given.items()}
+            print(json.dumps(table, indent=1, default=_as_text))
+            return
+        width = max(map(len, given))
+        values = {name: _as_toml(g.value) for name, g in given.items()}
+        value_width = min(40, max(map(len, values.values())))
+        for name, g in given.items():
+            print(f"{name:<{width}} = {values[name]:<{value_width}}  # {g.source}")
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise ``ConfigError`` for an address that HTTP cannot listen at now."""
+    from radixrt.errors import ConfigError
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port={port} of {host} is in use: choose another --port, 0 for any, or --no-http"
+            ) from None
+        raise ConfigError(f"host={host}, port={port}: HTTP cannot listen there: {error}") from None
+
+
+def _as_toml(value: Any) -> str:
+    """Return a value as the file of ``--config`` would have it; a comment when it has none."""
+    if value is None:
+        return '""'
+    if isinstance(value, tuple):
+        return json.dumps(list(value), ensure_ascii=False)
+    return json.dumps(value, default=_as_text, ensure_ascii=False)
+
+
+def _as_text(value: Any) -> str:
+    return str(value) if isinstance(value, Path) else repr(value)
