@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from radixrt.config import RuntimeConfig
-from radixrt.errors import ProtocolError
+from radixrt.errors import CallFailed, InvalidArgument, ProtocolError
 from radixrt.protocol import (
     MAX_FRAME_BYTES,
     VERSION,
@@ -23,6 +23,8 @@ from radixrt.protocol import (
     Cancel,
     Close,
     Credit,
+    DescribeTokenizer,
+    Detokenize,
     Explain,
     Failed,
     Flush,
@@ -30,6 +32,7 @@ from radixrt.protocol import (
     Goodbye,
     Hello,
     Hold,
+    Inspect,
     Limits,
     Message,
     ModelInfo,
@@ -46,6 +49,7 @@ from radixrt.protocol import (
     State,
     Stats,
     ToClient,
+    Tokenize,
     Welcome,
 )
 from radixrt.runtime.branch_runner import BranchRunner
@@ -56,6 +60,7 @@ from radixrt.runtime.chat import ChatFormat
 from radixrt.runtime.engine_link import EngineLink
 from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.sessions import MAX_BRANCHES, MISSED_PINGS, PING_INTERVAL_S, Session
+from radixrt.runtime.token_questions import TokenQuestions
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import (
     Done,
@@ -75,7 +80,18 @@ from radixrt.runtime.wire import (
     ToEngine,
 )
 
-Question = Read | Explain | Save | Restore | Flush | Stats
+Question = (
+    Read
+    | Explain
+    | Save
+    | Restore
+    | Flush
+    | Stats
+    | Tokenize
+    | Detokenize
+    | DescribeTokenizer
+    | Inspect
+)
 
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
@@ -126,6 +142,9 @@ class Frontend:
             clock=clock,
             vocab_size=ready.vocab_size,
             max_context=ready.max_context,
+        )
+        self._tokens = TokenQuestions(
+            tokenizer, chat, vocab_size=ready.vocab_size, max_context=ready.max_context
         )
         self._limits = Limits(
             max_frame_bytes=MAX_FRAME_BYTES,
@@ -320,12 +339,12 @@ class Frontend:
                 if isinstance(call, GenerateCall):
                     call.credit += max(0, message.chunks)
                     self._calls.send_chunks(call)
-            case Read() | Explain() | Save() | Restore() | Flush() | Stats():
-                self._on_question(session, message)
             case Ping():
                 self._on_ping(session, message)
             case Goodbye():
                 self._drop(session, None)
+            case _ if isinstance(message, Question):
+                self._on_question(session, message)
             case _:
                 text = f"{type(message).__name__} is a message of the runtime, not of a client"
                 self._outbox.put(session.client_id, Failed(None, "bad_request", text))
@@ -399,8 +418,23 @@ class Frontend:
                 self._calls.dispatch(call, [RestoreCache(next(self._ids), path)])
             case Flush():
                 self._calls.dispatch(call, [FlushCache(next(self._ids))])
+            case Tokenize() | Detokenize() | DescribeTokenizer() as question:
+                self._on_token_question(call, question)
+            case Inspect():
+                self._calls.fail(call, "unsupported", "this runtime does not show its tree")
             case _:
                 self._calls.dispatch(call, [QueryStats(next(self._ids))])
+
+    def _on_token_question(
+        self, call: QuestionCall, question: Tokenize | Detokenize | DescribeTokenizer
+    ) -> None:
+        try:
+            data = self._tokens.answer(call.session, question)
+        except (InvalidArgument, CallFailed) as error:
+            code = error.code if isinstance(error, CallFailed) else "bad_request"
+            self._calls.fail(call, code, str(error))
+        else:
+            self._calls.answer(call, Reply(call.id, data))
 
     def _on_ping(self, session: Session, message: Ping) -> None:
         if not self._engine.is_up:
