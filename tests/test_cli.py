@@ -47,23 +47,18 @@ def test_every_option_of_a_runtime_is_an_option_of_serve() -> None:
     assert not missing
 
 
-def test_defaults_of_serve_are_those_of_the_config() -> None:
-    import inspect
-
-    from radixrt.cli.serve import serve
-
-    parameters = inspect.signature(serve).parameters
-    for field in fields(RuntimeConfig):
-        assert parameters[field.name].default == field.default, field.name
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--memory", "lots"], "memory='lots'"),
         (["--endpoint", "tcp://0.0.0.0:5000"], "--curve-secret"),
         (["--allow", "x"], "belong together"),
-        (["no/such/directory"], "tokenizer.json"),
+        (["no/such/directory"], "no such directory"),
+        (["--no-http", "--api-key-file", "x"], "http=false turns off"),
+        (["--host", "0.0.0.0"], "--insecure"),
+        (["--host", "192.0.2.1", "--insecure"], "cannot listen there"),
+        (["--api-key-file", "no/such/file"], "cannot read keys"),
+        (["--curve-secret", "x", "--allow", "y", "--endpoint", "ipc:///tmp/x"], "curve keys are"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(arguments: list[str], said: str) -> None:
