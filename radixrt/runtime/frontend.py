@@ -37,6 +37,7 @@ from radixrt.protocol import (
     Message,
     ModelInfo,
     Open,
+    Phase,
     Ping,
     Pong,
     Read,
@@ -45,6 +46,7 @@ from radixrt.protocol import (
     Restore,
     Save,
     Select,
+    State,
     Stats,
     ToClient,
     Tokenize,
@@ -68,6 +70,7 @@ from radixrt.runtime.wire import (
     EngineReply,
     FlushCache,
     FromEngine,
+    Progress,
     QueryStats,
     Ready,
     RestoreCache,
@@ -123,7 +126,7 @@ class Frontend:
         self._sessions: dict[bytes, Session] = {}
         self._pings: dict[int, tuple[bytes, int]] = {}
         self._down_since = 0.0
-        self._is_draining = False
+        self._state = State("ready")
         self._outbox = Outbox(send_client)
         self._engine = EngineLink(send_engine)
         runnable: deque[Branch] = deque()
@@ -195,8 +198,11 @@ class Frontend:
                         self._outbox.put(ping[0], Pong(ping[1], message.lag_ms))
                 case Ready():
                     self._engine.came_up()
+                    self._tell("ready")
+                case Progress():
+                    self._tell("restarting", f"{message.phase} {message.detail}".strip())
                 case _:
-                    pass  # progress concerns who started the engine
+                    pass
         self._calls.send_all_chunks()
         self._settle()
 
@@ -209,6 +215,7 @@ class Frontend:
         for client_id, seq in self._pings.values():
             self._outbox.put(client_id, Pong(seq, 0.0))
         self._pings.clear()
+        self._tell("restarting", reason)
         self._settle()
 
     def on_tick(self) -> None:
@@ -232,7 +239,8 @@ class Frontend:
 
     def drain(self) -> None:
         """Refuse new calls from now on."""
-        self._is_draining = True
+        self._tell("draining", "the runtime is shutting down")
+        self._settle()
 
     def close(self, reason: str) -> None:
         """Fail what still runs and say goodbye to every client."""
@@ -270,7 +278,7 @@ class Frontend:
             self._outbox.put(client_id, Failed(None, "unsupported", text))
             return
         if client_id not in self._sessions:
-            if self._is_draining:
+            if self._state.phase == "draining":
                 self._outbox.put(client_id, Goodbye("the runtime is shutting down"))
                 return
             if len(self._sessions) >= self._config.max_clients:
@@ -278,7 +286,19 @@ class Frontend:
                 self._outbox.put(client_id, Failed(None, "overloaded", text, retryable=True))
                 return
             self._sessions[client_id] = Session(client_id, hello.client, self._clock())
+        if hello.watch:
+            self._sessions[client_id].watches = True
+            self._outbox.put(client_id, self._state)
         self._outbox.put(client_id, Welcome(self._epoch, self._limits, self._model))
+
+    def _tell(self, phase: Phase, detail: str = "") -> None:
+        """Change the state and tell those who watch; a runtime that drains does nothing else."""
+        if self._state.phase == "draining":
+            return
+        self._state = State(phase, detail)
+        for session in self._sessions.values():
+            if session.watches:
+                self._outbox.put(session.client_id, self._state)
 
     def _refuse_stranger(self, client_id: bytes, message: Message) -> None:
         if isinstance(message, Goodbye):
@@ -453,7 +473,7 @@ class Frontend:
         return False
 
     def _overload(self, session: Session) -> str:
-        if self._is_draining:
+        if self._state.phase == "draining":
             return "the runtime is shutting down"
         if len(session.calls) >= self._config.max_calls_per_client:
             return f"{len(session.calls)} calls of this client are unanswered, the most it may have"
