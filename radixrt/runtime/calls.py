@@ -19,16 +19,20 @@ from radixrt.protocol import (
     Chosen,
     Chunk,
     Constraint,
+    DescribeTokenizer,
+    Detokenize,
     Explain,
     Finished,
     Flush,
     Generate,
+    Inspect,
     Read,
     Restore,
     Sampling,
     Save,
     Select,
     Stats,
+    Tokenize,
     TokenLogprob,
     Usage,
 )
@@ -77,7 +81,18 @@ class Call:
 class QuestionCall(Call):
     """What is answered by ``Reply``."""
 
-    op: Read | Explain | Save | Restore | Flush | Stats = field(kw_only=True)
+    op: (
+        Read
+        | Explain
+        | Save
+        | Restore
+        | Flush
+        | Stats
+        | Tokenize
+        | Detokenize
+        | DescribeTokenizer
+        | Inspect
+    ) = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
