@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""Of ``exposition``'s text."""
 
 Stats = Mapping[str, Any]
 Samples = Iterable[tuple[tuple[str, ...], Any]]
