@@ -14,6 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import lm_eval.models  # noqa: F401 - registers lm_eval's own models, which ours is to stand beside
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 

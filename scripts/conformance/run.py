@@ -114,7 +114,7 @@ def tried(client: Client, python: Path) -> dict[str, Any]:
                 "CONFORMANCE_ENDPOINT": server.endpoint,
                 "CONFORMANCE_RESULTS": str(results),
                 "CONFORMANCE_SERVE": sys.executable,
-                "PYTHONPATH": str(HERE),
+                "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]),
                 "OPENAI_API_KEY": "unused",
                 # No client may look for models, tokenizers or prices elsewhere.
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",
