@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lm_eval
-import radixrt
-from checks import ENDPOINT, MODEL, SERVE, URL, Checks
+from checks import ENDPOINT, MODEL, URL, Checks
 from lm_eval.tasks import TaskManager
+from servers import serving
 
-import radixrt.integrations.lm_eval  # noqa: F401 - registers the model "radixrt"
+import radixrt
+import radixrt.integrations.lm_eval
 
 HELD_OUT = Path(radixrt.__file__).parent / "models" / "nano" / "heldout"
 LIMIT = 24
@@ -117,25 +116,6 @@ def at(url: str, path: str) -> dict[str, Any]:
     return {"model": MODEL, "base_url": f"{url}/v1/{path}", "num_concurrent": 8, "max_retries": 1}
 
 
-@contextmanager
-def without_cache() -> Iterator[tuple[str, str]]:
-    """Another server, which reuses nothing."""
-    with tempfile.TemporaryDirectory() as directory:
-        ready = Path(directory) / "ready"
-        command = [str(Path(SERVE).with_name("radixrt")), "serve", "--port", "0", "--no-cache"]
-        process = subprocess.Popen([*command, "--ready-file", str(ready)])
-        try:
-            deadline = time.monotonic() + 120
-            while not ready.exists() or len(ready.read_text().split()) < 2:
-                assert process.poll() is None and time.monotonic() < deadline, "no server"
-                time.sleep(0.05)
-            endpoint, url = ready.read_text().split()[:2]
-            yield endpoint, url
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
 def flush() -> None:
     request = urllib.request.Request(f"{URL}/flush_cache", data=b"{}", method="POST")
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -171,10 +151,12 @@ with checks.that("over ZeroMQ: the same scores as over HTTP"):
     print(json.dumps(found["zmq"]))
     assert_equal(found["zmq"], found["http"])
 
-with checks.that("a server without a cache: the same scores, both ways"), without_cache() as other:
-    endpoint, url = other
-    assert_equal(scores("local-completions", at(url, "completions"), ALL), found["http"])
-    assert_equal(scores("radixrt", {"endpoint": endpoint}, ALL), found["http"])
+with (
+    checks.that("a server without a cache: the same scores, both ways"),
+    serving("--no-cache") as other,
+):
+    assert_equal(scores("local-completions", at(other.url, "completions"), ALL), found["http"])
+    assert_equal(scores("radixrt", {"endpoint": other.endpoint}, ALL), found["http"])
 
 with checks.that("local-chat-completions, without any tokenizer: generation"):
     chats = [
@@ -197,8 +179,6 @@ with checks.that("lm_eval's own command line knows the model"):
     command = ["-m", "radixrt.integrations.lm_eval", "run", "--model", "radixrt"]
     command += ["--model_args", f"endpoint={ENDPOINT}", "--tasks", "sums", "--limit", "8"]
     command += ["--include_path", str(directory)]
-    import sys
-
     ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=200)
     assert ended.returncode == 0, ended.stderr[-300:]
     assert "exact_match" in ended.stdout
