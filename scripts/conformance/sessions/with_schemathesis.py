@@ -10,8 +10,9 @@ from checks import URL, Checks
 
 checks = Checks()
 command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{URL}/openapi.json"]
+# One worker: several of them trip over CPython 3.11 itself (its ast module).
 # A flush or a drain is what it says; what is asked here is that nothing is answered with a 5xx.
-command += ["--checks", "not_a_server_error", "--max-time", "150", "--workers", "2"]
+command += ["--checks", "not_a_server_error", "--max-time", "150", "--workers", "1"]
 command += ["--request-timeout", "60", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
 
 with checks.that("no request is answered with a server error"):
