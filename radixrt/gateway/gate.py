@@ -31,8 +31,9 @@ _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class Gate:
     """An ASGI application around another one.
 
-    ``scope["state"]`` gets ``request_id``, ``client`` (who sent it) and ``started`` (monotonic
-    seconds). Every answer has the id in ``x-request-id``.
+    ``scope["state"]`` gets ``request_id``, ``client`` (who sent it), ``started`` (monotonic
+    seconds) and ``send``, the way out past everything in between. Every answer has the id in
+    ``x-request-id``.
     """
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
@@ -54,6 +55,7 @@ class Gate:
             request_id = uuid.uuid4().hex
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"], state["started"] = request_id, time.monotonic()
+        state["send"] = send
         extra = [(b"x-request-id", request_id.encode())]
         status = 0
 
