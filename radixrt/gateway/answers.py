@@ -52,7 +52,6 @@ class EventStream(Response):
     ) -> None:
         self.background: BackgroundTask | None = None
         self.status_code = 200
-        self.body = b""
         self._events = events
         self._exchange = exchange
         self._on_error = on_error

@@ -34,6 +34,9 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's, and vLLM's."""
 
 
+_FORMS = "give a string, token ids, or a list of strings or token ids"
+
+
 class CompletionRequest(SamplingFields, kw_only=True):
     """The body of a completion."""
 
@@ -99,18 +102,20 @@ def read_prompts(prompt: Any) -> list[Part]:
     if isinstance(prompt, str):
         return [Part("markup", prompt)]
     if not isinstance(prompt, list) or not prompt:
-        raise invalid("prompt", "give a string, token ids, or a list of strings or token ids")
-    if all(isinstance(item, str) for item in prompt):
-        parts = [Part("markup", item) for item in prompt]
-    elif _are_ids(prompt):
-        parts = [Part("tokens", token_ids=tuple(prompt))]
-    elif all(isinstance(item, list) and _are_ids(item) for item in prompt):
-        parts = [Part("tokens", token_ids=tuple(item)) for item in prompt]
-    else:
-        raise invalid("prompt", "give a string, token ids, or a list of strings or token ids")
+        raise invalid("prompt", _FORMS)
+    items = [prompt] if _are_ids(prompt) else prompt
+    parts = [_prompt(item) for item in items]
     if len(parts) > MAX_PROMPTS:
         raise invalid("prompt", f"{len(parts)} prompts; give at most {MAX_PROMPTS}")
     return parts
+
+
+def _prompt(item: Any) -> Part:
+    if isinstance(item, str):
+        return Part("markup", item)
+    if isinstance(item, list) and _are_ids(item):
+        return Part("tokens", token_ids=tuple(item))
+    raise invalid("prompt", _FORMS)
 
 
 def _are_ids(items: list[Any]) -> bool:
