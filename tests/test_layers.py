@@ -49,7 +49,7 @@ ADAPTERS = {
 
 CLIENT_NEVER_LOADS = (
     *("torch", "transformers", "tokenizers", "fastapi"),
-    *("radixrt.runtime", "radixrt.cache", "pydantic", "rich"),
+    *("radixrt.runtime", "radixrt.cache", "pydantic", "rich", "httpx"),
 )
 
 FORBIDDEN_CALLS = {"eval", "exec", "pickle", "marshal", "dill", "cloudpickle"}
