@@ -6,6 +6,7 @@ On a terminal the phase that goes on has a line of its own that moves until it i
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from types import TracebackType
@@ -57,9 +58,9 @@ class Reporter:
 
     def progress(self, progress: Progress) -> None:
         """Write a phase of the engine's start, which goes on until the next event."""
+        self._end_phase()
         self.event(progress.phase, progress.detail)
         if self._console is not None:
-            self._end_phase()
             self._status = self._console.status(progress.phase, spinner="dots")
             self._status.start()
 
@@ -127,7 +128,8 @@ def how_to_ask(info: dict[str, Any], url: str, http: HttpService) -> list[tuple[
     model = http.model_name or str(info.get("model", ""))
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     key = ' -H "Authorization: Bearer $RADIXRT_API_KEY"' if http.needs_key else ""
-    curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    where = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key}"
+    curl = f"{where} -d {shlex.quote(body)}"
     return [("HTTP", f"{url}/v1"), ("page", f"{url}/"), ("try", curl)]
 
 
