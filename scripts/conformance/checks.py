@@ -26,9 +26,6 @@ MODEL = os.environ.get("CONFORMANCE_MODEL", "nano")
 ENDPOINT = os.environ.get("CONFORMANCE_ENDPOINT", "")
 """Where it takes ZeroMQ."""
 
-SERVE = os.environ.get("CONFORMANCE_SERVE", sys.executable)
-"""The interpreter that has radixrt, for scripts that start servers of their own."""
-
 FACTS = "Facts: Maria lives in Lisbon and works as a baker."
 QUESTION = "Where does Maria live?"
 ANSWER = "Maria lives in Lisbon."

@@ -22,6 +22,9 @@ class Client:
     torch: bool = False
 
 
+_PROGRAMS = ("msgspec>=0.19", "numpy>=1.26", "orjson>=3.10", "pyzmq>=26")
+"""What the language itself needs, for clients that run it: from the sources, nothing is built."""
+
 CLIENTS = (
     Client(
         "openai",
@@ -79,7 +82,7 @@ CLIENTS = (
     Client(
         "lm-eval",
         "lm-eval",
-        ("lm-eval[api]",),
+        ("lm-eval[api]", *_PROGRAMS),
         "with_lm_eval.py",
         "a local jsonl task, multiple choice, perplexity and generation: local-completions, "
         "local-chat-completions, in process; scores with the cache on, off and flushed",
@@ -111,7 +114,7 @@ CLIENTS = (
     Client(
         "ray",
         "ray",
-        ("ray[data]",),
+        ("ray[data]", *_PROGRAMS),
         "with_ray.py",
         "examples/ray_batch.py: the few-shot evaluation over Ray Data",
         timeout_s=600.0,

@@ -11,18 +11,14 @@ Results are kept in ``results.json`` beside this file; ``docs/conformance.md`` i
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +27,14 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 from clients import CLIENTS, Client  # noqa: E402
+from servers import serving  # noqa: E402
 from table import page  # noqa: E402
 
 RESULTS = HERE / "results.json"
 PAGE = ROOT / "docs" / "conformance.md"
 
 TORCH = "torch==2.13.0\n"
-START_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running server, and where its log is."""
-
-    url: str
-    endpoint: str
-    log: Path
-
-
-@contextlib.contextmanager
-def serving(directory: Path, *options: str) -> Iterator[Server]:
-    """A server with the shipped model, ended with the block."""
-    ready, log = directory / "ready", directory / "server.log"
-    command = [str(Path(sys.executable).with_name("radixrt")), "serve", "--port", "0"]
-    command += ["--ready-file", str(ready), *options]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
-        try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not ready.exists() or len(ready.read_text().split()) < 2:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the server did not start:\n{log.read_text()[-4000:]}")
-                time.sleep(0.05)
-            endpoint, url = ready.read_text().split()[:2]
-            yield Server(url, endpoint, log)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def environment_of(client: Client, cache: Path, *, is_fresh: bool) -> Path:
@@ -107,14 +69,14 @@ def tried(client: Client, python: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="conformance-") as name:
         directory = Path(name)
         results = directory / "results.json"
-        with serving(directory) as server:
+        with serving() as server:
             environment = {
                 **{key: value for key, value in os.environ.items() if "PROXY" not in key.upper()},
                 "CONFORMANCE_URL": server.url,
                 "CONFORMANCE_ENDPOINT": server.endpoint,
                 "CONFORMANCE_RESULTS": str(results),
                 "CONFORMANCE_SERVE": sys.executable,
-                "PYTHONPATH": str(HERE),
+                "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]),
                 "OPENAI_API_KEY": "unused",
                 # No client may look for models, tokenizers or prices elsewhere.
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -130,12 +92,12 @@ def tried(client: Client, python: Path) -> dict[str, Any]:
                 ended = "it wrote no results"
             except subprocess.TimeoutExpired:
                 ended = f"it did not end within {client.timeout_s:g} s"
+            log = server.log.read_text(errors="replace")
         report = (
             json.loads(results.read_text())
             if results.exists()
             else {"checks": [{"what": "the session", "error": ended}], "notes": []}
         )
-        log = server.log.read_text(errors="replace")
         if "Traceback" in log:
             at = log.index("Traceback")
             print(log[at : at + 4000])
