@@ -24,7 +24,16 @@ FORBIDDEN = {
         "radixrt.runtime",
         "radixrt.gateway",
     },
-    "gateway": {"torch", "radixrt.runtime", "radixrt.cache"},
+    "gateway": {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "radixrt.runtime",
+        "radixrt.cache",
+        "radixrt.lang",
+        "radixrt.cli",
+    },
     "runtime": {"radixrt.lang", "radixrt.gateway", "transformers"},
     "cache": {"torch", "radixrt.runtime", "radixrt.lang", "radixrt.gateway"},
 }

@@ -34,7 +34,7 @@ from radixrt.protocol import (
 from radixrt.runtime.branches import Branch, Segment
 from radixrt.runtime.choices import choose
 from radixrt.runtime.constraints import grammar_spec, healing_spec
-from radixrt.runtime.output_stream import OutputStream
+from radixrt.runtime.output_stream import OutputStream, top_entries
 from radixrt.runtime.sessions import Session
 from radixrt.runtime.stops import compile_patterns
 from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
@@ -93,6 +93,13 @@ class GenerateCall(Call):
     outputs: list[OutputStream] = field(default_factory=list)
     usages: list[EngineUsage] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+
+    def fit(self, room: int) -> None:
+        """Decide how many tokens "as many as there is room for" are."""
+        if self.op.sampling.max_tokens is None:
+            sampling = replace(self.op.sampling, max_tokens=max(room, 1))
+            self.op = replace(self.op, sampling=sampling)
 
     def start(
         self,
@@ -161,6 +168,10 @@ class GenerateCall(Call):
                 TokenLogprob(entry.logprob, token_id, tokenizer.token_text(token_id))
                 for token_id, entry in zip(prompt_ids, done.prompt_logprobs, strict=False)
             )
+            if self.op.sampling.top_logprobs_num:
+                self.prompt_tops = tuple(
+                    top_entries(entry, tokenizer) for entry in done.prompt_logprobs
+                )
         return len(self.usages) == len(self.outputs)
 
     def chunks(self) -> list[Chunk]:
@@ -184,6 +195,7 @@ class GenerateCall(Call):
             tuple(output.result() for output in self.outputs),
             _merge(self.usages),
             self.prompt_logprobs,
+            self.prompt_tops,
         )
 
 
@@ -334,6 +346,7 @@ def _named(
 
 def _token_sampling(op: Generate, seed: int, ends: frozenset[int], index: int) -> TokenSampling:
     sampling = op.sampling
+    assert sampling.max_tokens is not None  # decided when the prompt was known
     wants_prompt = sampling.return_logprob and index == 0
     return TokenSampling(
         max_tokens=sampling.max_tokens,
