@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -30,10 +31,11 @@ class HostPicture:
     Both are as the last ``sweep`` found them.
     """
 
-    def __init__(self, device: Tree, tree: Tree) -> None:
+    def __init__(self, device: Tree, tree: Tree, shows: Callable[[str], bool]) -> None:
         self.tree = tree
         self.covered: dict[int, int] = {}
         self._device = device
+        self._shows = shows
         self._rests: dict[int, Rest] = {}
 
     def clear(self) -> None:
@@ -144,7 +146,7 @@ class HostPicture:
         }
         if node.parent is None:
             record["namespace"] = node.key.decode("utf-8")
-        elif heads:
+        elif heads and self._shows(namespace_of(node)):
             record["head"] = bytes(node.key[skip : skip + HEAD_BYTES])
         return record
 
@@ -165,6 +167,13 @@ class HostPicture:
                 left -= len(key)
             step = step.parent
         return step.key.decode("utf-8"), runs[::-1]
+
+
+def namespace_of(node: Node) -> str:
+    """Return the namespace that a node belongs to."""
+    while node.parent is not None:
+        node = node.parent
+    return node.key.decode("utf-8")
 
 
 HEAD_BYTES = 32 * TOKEN_BYTES

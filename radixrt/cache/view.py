@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from radixrt.cache.beneath import HEAD_BYTES, HostPicture
+from radixrt.cache.beneath import HEAD_BYTES, HostPicture, namespace_of
 from radixrt.cache.hicache import HiCache
 from radixrt.cache.node import NEVER, TOKEN_BYTES, Node
 from radixrt.cache.stored import StoredRuns
@@ -43,9 +43,15 @@ class TreeView:
     """
 
     def __init__(
-        self, tree: Tree, tiers: HiCache | None, clock: Callable[[], float] = time.monotonic
+        self,
+        tree: Tree,
+        tiers: HiCache | None,
+        clock: Callable[[], float] = time.monotonic,
+        shows: Callable[[str], bool] = lambda namespace: True,
     ) -> None:
+        """``shows``: whether the first tokens of a namespace's runs may be told."""
         self._tree = tree
+        self._shows = shows
         self._clock = clock
         self._page_tokens = tree.page_bytes // TOKEN_BYTES
         self._log: OrderedDict[int, tuple[int, Node | None]] = OrderedDict()
@@ -55,7 +61,7 @@ class TreeView:
         # Numbers of another view, of a restarted engine say, are not mistaken for this one's.
         self.generation = self._floor = time.time_ns() // 1000
         host = tiers.host if tiers is not None else None
-        self._host = HostPicture(tree, host.cache.tree) if host is not None else None
+        self._host = HostPicture(tree, host.cache.tree, shows) if host is not None else None
         self._stored = StoredRuns.of(tiers, self._page_tokens) if tiers is not None else None
         self._state_below: object = None
 
@@ -260,7 +266,7 @@ class TreeView:
             record["namespace"] = node.key.decode("utf-8")
         elif self._stored is not None:
             record["disk"] = self._stored.num_tokens(node)
-        if heads and not root:
+        if heads and not root and self._shows(namespace_of(node)):
             record["head"] = bytes(node.key[:HEAD_BYTES])
         return record
 

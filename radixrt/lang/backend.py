@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from radixrt import inspection
 from radixrt.errors import InvalidArgument
+from radixrt.inspection import Inspection, NodePath
 from radixrt.lang.client import Client
 from radixrt.lang.explain import Explanation, explanation
-from radixrt.protocol import Explain, Flush, ModelInfo, Reply, Restore, Save, Stats
+from radixrt.protocol import Explain, Flush, Inspect, ModelInfo, Reply, Restore, Save, Stats
 from radixrt.transport import Transport, ZmqTransport
 
 _MAX_CHECKS = 8
@@ -89,6 +91,22 @@ class Backend:
         call = client.new_call(Reply)
         reply = client.ask(Explain(call.id, None, last), call, _QUESTION_TIMEOUT_S)
         return explanation(reply.data["calls"])
+
+    def inspect(self, since: int = 0, *, max_nodes: int = 1000, texts: bool = False) -> Inspection:
+        """Return what there is to see of the runtime: the tree of cached prefixes, the requests
+        that run, the tiers. With ``since``, the ``generation`` of an earlier answer, what of the
+        tree has changed; ``texts`` decodes how its nodes begin."""
+        client = self.client
+        call = client.new_call(Reply)
+        question = Inspect(call.id, since, max_nodes, texts)
+        return inspection.read(client.ask(question, call, _QUESTION_TIMEOUT_S).data)
+
+    def inspect_node(self, node_id: int, *, texts: bool = True) -> NodePath:
+        """Return the way to a node that ``inspect`` has told of, from the first token on."""
+        client = self.client
+        call = client.new_call(Reply)
+        question = Inspect(call.id, texts=texts, node=node_id)
+        return inspection.read_path(client.ask(question, call, _QUESTION_TIMEOUT_S).data)
 
     def save(self, path: str | Path) -> int:
         """Write what is cached to a directory of the runtime's machine; return the pages."""

@@ -22,6 +22,7 @@ from radixrt.protocol import (
     Finished,
     Flush,
     Generate,
+    Inspect,
     Read,
     Restore,
     Sampling,
@@ -77,7 +78,7 @@ class Call:
 class QuestionCall(Call):
     """What is answered by ``Reply``."""
 
-    op: Read | Explain | Save | Restore | Flush | Stats = field(kw_only=True)
+    op: Read | Explain | Save | Restore | Flush | Stats | Inspect = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)

@@ -30,6 +30,7 @@ from radixrt.protocol import (
     Goodbye,
     Hello,
     Hold,
+    Inspect,
     Limits,
     Message,
     ModelInfo,
@@ -72,7 +73,7 @@ from radixrt.runtime.wire import (
     ToEngine,
 )
 
-Question = Read | Explain | Save | Restore | Flush | Stats
+Question = Read | Explain | Save | Restore | Flush | Stats | Inspect
 
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
@@ -168,7 +169,7 @@ class Frontend:
                 case Scored():
                     self._calls.on_scored(message)
                 case EngineReply():
-                    self._calls.on_reply(message, self._counters())
+                    self._calls.on_reply(message, self._completed)
                 case EngineFailed():
                     self._calls.on_failed(message)
                 case EnginePong():
@@ -300,7 +301,7 @@ class Frontend:
                 if isinstance(call, GenerateCall):
                     call.credit += max(0, message.chunks)
                     self._calls.send_chunks(call)
-            case Read() | Explain() | Save() | Restore() | Flush() | Stats():
+            case Read() | Explain() | Save() | Restore() | Flush() | Stats() | Inspect():
                 self._on_question(session, message)
             case Ping():
                 self._on_ping(session, message)
@@ -379,6 +380,9 @@ class Frontend:
                 self._calls.dispatch(call, [RestoreCache(next(self._ids), path)])
             case Flush():
                 self._calls.dispatch(call, [FlushCache(next(self._ids))])
+            case Inspect():
+                question = self._calls.watched.question(next(self._ids), message)
+                self._calls.dispatch(call, [question])
             case _:
                 self._calls.dispatch(call, [QueryStats(next(self._ids))])
 
@@ -426,6 +430,22 @@ class Frontend:
         if self._calls.num_calls >= self._config.max_queue:
             return f"{self._calls.num_calls} calls wait for this runtime, the most it takes"
         return ""
+
+    def _completed(self, call: QuestionCall, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the engine's answer to a question with the frontend's part."""
+        match call.op:
+            case Stats():
+                return {**data, **self._counters()}
+            case Inspect():
+                return self._calls.watched.answer(
+                    call.op,
+                    data,
+                    self._calls.whose,
+                    self._sessions.values(),
+                    self._epoch,
+                    self._model.name,
+                )
+        return data
 
     def _counters(self) -> dict[str, Any]:
         return {

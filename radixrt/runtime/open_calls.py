@@ -24,7 +24,8 @@ from radixrt.runtime.wire import (
 
 class OpenCalls:
     """Knows every call that has not been answered. Each is answered exactly once, by the message
-    that ``submit`` or ``ended`` returns."""
+    that ``submit`` or ``ended`` returns. ``namespace`` is what all of their namespaces begin with.
+    """
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class OpenCalls:
     ) -> None:
         self._scheduler = scheduler
         self._capacity = capacity
-        self._namespace = namespace
+        self.namespace = namespace
         self._pending = (
             PendingCalls(
                 grammars,
@@ -201,7 +202,7 @@ class OpenCalls:
         request = Request(
             id=call.id,
             branch=call.branch,
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             token_ids=token_ids,
             prompt_len=n,
             sampling=sampling,
@@ -230,7 +231,7 @@ class OpenCalls:
         selection = Selection(
             call,
             self._capacity.check_score(call),
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             deadline=self._deadline(call.deadline_s),
             next_seq=self._next_seq,
         )
