@@ -73,14 +73,16 @@ class Inspector:
         return not self._salt_of(namespace).startswith(PRIVATE)
 
     def _requests(self) -> Iterator[dict[str, Any]]:
-        """Yield a record for each open call that the scheduler knows, the oldest running first."""
+        """Yield a record of each call that the scheduler works for, the oldest running first."""
         slots, scheduler = self._scheduler.slots, self._scheduler
         seen: set[int] = set()
         running = (slots.requests[slot] for slot in slots.active.tolist())
         for request in chain(running, scheduler.waiting()):
             if len(seen) == MAX_REQUESTS:
                 return
-            if request is not None and request.id not in seen:
+            if request is None or request.is_over:
+                continue
+            if request.id not in seen:
                 seen.add(request.id)
                 yield self._record(request)
 
