@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radixrt.errors import ConfigError
+from radixrt.settings import did_you_mean
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "nano"
 """The model that ships."""
@@ -118,8 +119,9 @@ class RuntimeConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(options.keys() - known)
         if unknown:
+            hint = did_you_mean(unknown[0], known)
             raise ConfigError(
-                f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+                f"unknown option {', '.join(unknown)}{hint}; known: {', '.join(sorted(known))}"
             )
         return cls(**options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,10 @@ class GatewaySettings:
 
     insecure: bool = False
     """Listen without keys where other machines can connect."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which a loopback gateway without keys may be called beside 127.0.0.1 and localhost
+    (the ``Host`` header of a proxy before it)."""
 
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call from a browser; ``*`` for all. Empty: none."""
@@ -123,6 +128,11 @@ class GatewaySettings:
                 )
             if key.key in seen:
                 raise ConfigError(f"the key {key.name!r} is given twice")
+            if not _TENANT.fullmatch(key.tenant):
+                raise ConfigError(
+                    f"tenant={key.tenant!r} of the key {key.name!r}: use letters, digits, '_', '-' "
+                    "and '.', at most 64"
+                )
             if key.max_concurrent < 0 or key.requests_per_minute < 0:
                 raise ConfigError(f"limits of the key {key.name!r}: use 0 (none) or more")
             seen.add(key.key)
@@ -144,6 +154,8 @@ class GatewaySettings:
             raise ConfigError(f"the gateway's settings: unknown {', '.join(unknown)}")
         return settings.checked()
 
+
+_TENANT = re.compile(r"[\w.-]{0,64}", re.ASCII)
 
 MIN_KEY_LEN = 16
 """Shorter keys can be guessed."""

@@ -15,7 +15,7 @@ from radixrt.cache.learned import LearnedOrder, learned_policy
 from radixrt.cache.namespace import Namespace
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
-from radixrt.config import RuntimeConfig
+from radixrt.config import RuntimeConfig, parse_size
 from radixrt.errors import ConfigError
 from radixrt.runtime import device as devices
 from radixrt.runtime.attention import choose_attention
@@ -38,10 +38,11 @@ from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.snapshots import Snapshots
-from radixrt.runtime.tiers import build_tiers, layout_of, tiers_of
+from radixrt.runtime.tiers import build_tiers, layout_of, page_bytes, tiers_of
 from radixrt.runtime.wire import Progress, Ready
 
 if TYPE_CHECKING:
+    from radixrt.cache.hicache import HiCache
     from radixrt.runtime.channel import EngineChannel
     from radixrt.runtime.grammar.service import GrammarService
 
@@ -128,8 +129,13 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     )
     loop = _assemble(config, model, pool, attention, ops, memory, limits, device, channel)
     ready = _ready(config, model_config, memory, device, dtype, ops, attention)
-    why = {"attention_why": attention_why, "ops_why": ops_why}
-    channel.send([msgspec.structs.replace(ready, info=ready.info | why)])
+    more = {
+        "attention_why": attention_why,
+        "ops_why": ops_why,
+        "tiers": _tier_tokens(config, memory, pool, loop.scheduler.kv.tiers),
+        "max_context": ready.max_context,
+    }
+    channel.send([msgspec.structs.replace(ready, info=ready.info | more)])
     return loop
 
 
@@ -287,6 +293,19 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         ),
         num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
     )
+
+
+def _tier_tokens(
+    config: RuntimeConfig, memory: MemoryPlan, pool: KvPool, tiers: HiCache | None
+) -> dict[str, int]:
+    """Return how many tokens each tier holds; a remote store's size is not ours to know."""
+    tokens = {"device": memory.kv_tokens}
+    if tiers is not None:
+        tokens["host"] = tiers.host.pages.num_usable * config.page_size
+        if config.disk is not None:
+            num_pages = parse_size("disk_quota", config.disk_quota) // page_bytes(pool)
+            tokens["disk"] = num_pages * config.page_size
+    return tokens
 
 
 def _ready(

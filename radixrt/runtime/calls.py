@@ -18,6 +18,8 @@ from radixrt.protocol import (
     Chosen,
     Chunk,
     Constraint,
+    DescribeTokenizer,
+    Detokenize,
     Explain,
     Finished,
     Flush,
@@ -29,6 +31,7 @@ from radixrt.protocol import (
     Save,
     Select,
     Stats,
+    Tokenize,
     TokenLogprob,
     Usage,
 )
@@ -78,7 +81,18 @@ class Call:
 class QuestionCall(Call):
     """What is answered by ``Reply``."""
 
-    op: Read | Explain | Save | Restore | Flush | Stats | Inspect = field(kw_only=True)
+    op: (
+        Read
+        | Explain
+        | Save
+        | Restore
+        | Flush
+        | Stats
+        | Tokenize
+        | Detokenize
+        | DescribeTokenizer
+        | Inspect
+    ) = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)

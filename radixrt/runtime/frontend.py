@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from radixrt.config import RuntimeConfig
-from radixrt.errors import ProtocolError
+from radixrt.errors import CallFailed, InvalidArgument, ProtocolError
 from radixrt.protocol import (
     MAX_FRAME_BYTES,
     VERSION,
@@ -23,6 +23,8 @@ from radixrt.protocol import (
     Cancel,
     Close,
     Credit,
+    DescribeTokenizer,
+    Detokenize,
     Explain,
     Failed,
     Flush,
@@ -35,6 +37,7 @@ from radixrt.protocol import (
     Message,
     ModelInfo,
     Open,
+    Phase,
     Ping,
     Pong,
     Read,
@@ -43,8 +46,10 @@ from radixrt.protocol import (
     Restore,
     Save,
     Select,
+    State,
     Stats,
     ToClient,
+    Tokenize,
     Welcome,
 )
 from radixrt.runtime.branch_runner import BranchRunner
@@ -55,6 +60,7 @@ from radixrt.runtime.chat import ChatFormat
 from radixrt.runtime.engine_link import EngineLink
 from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.sessions import MAX_BRANCHES, MISSED_PINGS, PING_INTERVAL_S, Session
+from radixrt.runtime.token_questions import TokenQuestions
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import (
     Done,
@@ -64,6 +70,7 @@ from radixrt.runtime.wire import (
     EngineReply,
     FlushCache,
     FromEngine,
+    Progress,
     QueryStats,
     Ready,
     RestoreCache,
@@ -73,7 +80,18 @@ from radixrt.runtime.wire import (
     ToEngine,
 )
 
-Question = Read | Explain | Save | Restore | Flush | Stats | Inspect
+Question = (
+    Read
+    | Explain
+    | Save
+    | Restore
+    | Flush
+    | Stats
+    | Tokenize
+    | Detokenize
+    | DescribeTokenizer
+    | Inspect
+)
 
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
@@ -108,7 +126,7 @@ class Frontend:
         self._sessions: dict[bytes, Session] = {}
         self._pings: dict[int, tuple[bytes, int]] = {}
         self._down_since = 0.0
-        self._is_draining = False
+        self._state = State("ready")
         self._outbox = Outbox(send_client)
         self._engine = EngineLink(send_engine)
         runnable: deque[Branch] = deque()
@@ -124,6 +142,9 @@ class Frontend:
             clock=clock,
             vocab_size=ready.vocab_size,
             max_context=ready.max_context,
+        )
+        self._tokens = TokenQuestions(
+            tokenizer, chat, vocab_size=ready.vocab_size, max_context=ready.max_context
         )
         self._limits = Limits(
             max_frame_bytes=MAX_FRAME_BYTES,
@@ -177,8 +198,11 @@ class Frontend:
                         self._outbox.put(ping[0], Pong(ping[1], message.lag_ms))
                 case Ready():
                     self._engine.came_up()
+                    self._tell("ready")
+                case Progress():
+                    self._tell("restarting", f"{message.phase} {message.detail}".strip())
                 case _:
-                    pass  # progress concerns who started the engine
+                    pass
         self._calls.send_all_chunks()
         self._settle()
 
@@ -191,6 +215,7 @@ class Frontend:
         for client_id, seq in self._pings.values():
             self._outbox.put(client_id, Pong(seq, 0.0))
         self._pings.clear()
+        self._tell("restarting", reason)
         self._settle()
 
     def on_tick(self) -> None:
@@ -214,7 +239,8 @@ class Frontend:
 
     def drain(self) -> None:
         """Refuse new calls from now on."""
-        self._is_draining = True
+        self._tell("draining", "the runtime is shutting down")
+        self._settle()
 
     def close(self, reason: str) -> None:
         """Fail what still runs and say goodbye to every client."""
@@ -252,7 +278,7 @@ class Frontend:
             self._outbox.put(client_id, Failed(None, "unsupported", text))
             return
         if client_id not in self._sessions:
-            if self._is_draining:
+            if self._state.phase == "draining":
                 self._outbox.put(client_id, Goodbye("the runtime is shutting down"))
                 return
             if len(self._sessions) >= self._config.max_clients:
@@ -260,7 +286,19 @@ class Frontend:
                 self._outbox.put(client_id, Failed(None, "overloaded", text, retryable=True))
                 return
             self._sessions[client_id] = Session(client_id, hello.client, self._clock())
+        if hello.watch:
+            self._sessions[client_id].watches = True
+            self._outbox.put(client_id, self._state)
         self._outbox.put(client_id, Welcome(self._epoch, self._limits, self._model))
+
+    def _tell(self, phase: Phase, detail: str = "") -> None:
+        """Change the state and tell those who watch; a runtime that drains does nothing else."""
+        if self._state.phase == "draining":
+            return
+        self._state = State(phase, detail)
+        for session in self._sessions.values():
+            if session.watches:
+                self._outbox.put(session.client_id, self._state)
 
     def _refuse_stranger(self, client_id: bytes, message: Message) -> None:
         if isinstance(message, Goodbye):
@@ -301,12 +339,12 @@ class Frontend:
                 if isinstance(call, GenerateCall):
                     call.credit += max(0, message.chunks)
                     self._calls.send_chunks(call)
-            case Read() | Explain() | Save() | Restore() | Flush() | Stats() | Inspect():
-                self._on_question(session, message)
             case Ping():
                 self._on_ping(session, message)
             case Goodbye():
                 self._drop(session, None)
+            case _ if isinstance(message, Question):
+                self._on_question(session, message)
             case _:
                 text = f"{type(message).__name__} is a message of the runtime, not of a client"
                 self._outbox.put(session.client_id, Failed(None, "bad_request", text))
@@ -380,11 +418,24 @@ class Frontend:
                 self._calls.dispatch(call, [RestoreCache(next(self._ids), path)])
             case Flush():
                 self._calls.dispatch(call, [FlushCache(next(self._ids))])
+            case Tokenize() | Detokenize() | DescribeTokenizer() as question:
+                self._on_token_question(call, question)
             case Inspect():
-                question = self._calls.watched.question(next(self._ids), message)
-                self._calls.dispatch(call, [question])
+                asked = self._calls.watched.question(next(self._ids), message)
+                self._calls.dispatch(call, [asked])
             case _:
                 self._calls.dispatch(call, [QueryStats(next(self._ids))])
+
+    def _on_token_question(
+        self, call: QuestionCall, question: Tokenize | Detokenize | DescribeTokenizer
+    ) -> None:
+        try:
+            data = self._tokens.answer(call.session, question)
+        except (InvalidArgument, CallFailed) as error:
+            code = error.code if isinstance(error, CallFailed) else "bad_request"
+            self._calls.fail(call, code, str(error))
+        else:
+            self._calls.answer(call, Reply(call.id, data))
 
     def _on_ping(self, session: Session, message: Ping) -> None:
         if not self._engine.is_up:
@@ -423,7 +474,7 @@ class Frontend:
         return False
 
     def _overload(self, session: Session) -> str:
-        if self._is_draining:
+        if self._state.phase == "draining":
             return "the runtime is shutting down"
         if len(session.calls) >= self._config.max_calls_per_client:
             return f"{len(session.calls)} calls of this client are unanswered, the most it may have"

@@ -60,6 +60,7 @@ class Tokenizer:
         self.special_tokens = self._named_tokens()
         self.start_ids = self._read_start_ids()
         self.end_ids = self._read_end_ids(path)
+        self.special_ids = self._read_special_ids()
         self._anchor = self._inner.encode("a", add_special_tokens=False).ids
         self._anchor_text: str = self._inner.decode(self._anchor, skip_special_tokens=False)
         self._token_texts: dict[int, str] = {}
@@ -107,6 +108,11 @@ class Tokenizer:
         """Whether a token is one of the control tokens that text cannot spell."""
         added = self._start.get_added_tokens_decoder().get(token_id)
         return added is not None and bool(added.special)
+
+    def _read_special_ids(self) -> dict[str, int]:
+        """Every control token's name, with its id."""
+        added = self._start.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in added.items() if token.special}
 
     def _id_of(self, token: str | None) -> int | None:
         return None if token is None else self._start.token_to_id(token)

@@ -10,6 +10,7 @@ from radixrt.errors import InvalidArgument, PromptTooLong
 from radixrt.protocol import Part
 from radixrt.runtime.branches import Branch
 from radixrt.runtime.chat import ChatFormat
+from radixrt.runtime.conversation import control_pattern, marked, pieces, read_conversation
 from radixrt.runtime.tokenizer import Tokenizer
 
 
@@ -21,6 +22,7 @@ class BranchWriter:
         self._tokenizer = tokenizer
         self._chat = chat
         self._max_context = max_context
+        self._controls = control_pattern(tokenizer.special_ids)
 
     def write(self, branch: Branch, part: Part) -> None:
         """Append a checked part. Raises ``InvalidArgument`` and ``PromptTooLong``."""
@@ -33,6 +35,10 @@ class BranchWriter:
                 branch.append("text", self._text_of(part), np.asarray(part.token_ids, np.int32))
         elif part.kind == "tools":
             branch.turns = self._chat.declare(branch.turns, part.text)
+        elif part.kind == "chat":
+            self._write_chat(branch, part)
+        elif part.kind == "markup":
+            self._write_text(branch, part.text, markup=True)
         else:
             self._write_role(branch, part)
         self._check_length(branch)
@@ -45,12 +51,35 @@ class BranchWriter:
         branch.pending_text.clear()
         if not text:
             return
-        at_start = branch.num_tokens == 0
-        token_ids = self._tokenizer.encode(text, at_start=at_start)
-        if at_start:
-            token_ids = np.concatenate([self._tokenizer.start_ids, token_ids])
-        branch.append("text", text, token_ids)
+        self._write_text(branch, text, markup=False)
         self._check_length(branch)
+
+    def _write_text(self, branch: Branch, text: str, *, markup: bool) -> None:
+        at_start = branch.num_tokens == 0
+        token_ids = self._tokenizer.encode(text, at_start=at_start, markup=markup)
+        start_ids = self._tokenizer.start_ids
+        has_start = markup and token_ids[: len(start_ids)].tolist() == start_ids.tolist()
+        if at_start and not has_start:
+            token_ids = np.concatenate([start_ids, token_ids])
+        branch.append("text", text, token_ids)
+
+    def _write_chat(self, branch: Branch, part: Part) -> None:
+        if branch.num_tokens or branch.turns.roles:
+            raise InvalidArgument(
+                "chat", f"branch {branch.id}", "it is not empty; a chat part is the first one"
+            )
+        conversation = marked(read_conversation(part.text), self._controls)
+        rendered = pieces(self._chat.render(conversation))
+        has_markup = self._chat.is_template
+        encoded = [
+            self._tokenizer.encode(text, at_start=not index, markup=is_markup and has_markup)
+            for index, (text, is_markup) in enumerate(rendered)
+        ]
+        if not has_markup:
+            encoded.insert(0, self._tokenizer.start_ids)
+        if encoded:
+            text = "".join(text for text, _ in rendered)
+            branch.append("role", text, np.concatenate(encoded))
 
     def begin(self, branch: Branch) -> None:
         """Settle, and give a branch without any token the one that a model begins from."""

@@ -1,0 +1,43 @@
+"""``/health``, ``/ready``, ``/metrics`` and what administrators may do."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from radixrt.gateway.answers import JsonResponse
+from radixrt.gateway.metrics import exposition
+from radixrt.gateway.openapi import described
+from radixrt.gateway.service import Service
+from radixrt.protocol import Flush, Stats
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(tags=["operations"])
+    link = service.link
+
+    @routes.get("/health", **described(None, "Whether this process lives."))
+    async def health() -> Response:
+        return JsonResponse({"status": "ok"})
+
+    @routes.get("/ready", **described(None, "Whether generations are taken."))
+    async def ready() -> Response:
+        if link.is_ready and link.welcome is not None:
+            return JsonResponse({"status": "ready", "model": service.model_names[0]})
+        phase = "connecting" if link.phase == "ready" else link.phase
+        body = {"status": phase, "detail": link.detail}
+        return JsonResponse(body, 503, headers={"retry-after": "1"})
+
+    @routes.get("/metrics", **described(None, "Counters for Prometheus."))
+    async def metrics() -> Response:
+        stats = await link.ask(Stats, timeout_s=5.0)
+        return Response(exposition(stats), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.post("/flush_cache", **described(None, "Drop what is cached; SGLang's name."))
+    @routes.post("/admin/flush", **described(None, "Drop what is cached and not in use."))
+    async def flush() -> Response:
+        return JsonResponse(await link.ask(Flush, timeout_s=60.0))
+
+    return routes
