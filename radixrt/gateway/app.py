@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from radixrt.gateway import chat, completions, models, status, tokens
+from radixrt.gateway import chat, completions, models, page, status, tokens
 from radixrt.gateway.answers import error_response
 from radixrt.gateway.body import Bodies
 from radixrt.gateway.errors import ApiError
@@ -25,7 +25,14 @@ from radixrt.gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
-ROUTERS = [chat.router, completions.router, tokens.router, models.router, status.router]
+ROUTERS = [
+    chat.router,
+    completions.router,
+    tokens.router,
+    models.router,
+    status.router,
+    page.router,
+]
 """What makes the routes, each from the ``Service`` that they share."""
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Awaitable, Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from radixrt.gateway.errors import invalid
+from radixrt.gateway.service import Service
 from radixrt.protocol import Inspect
 
 FOLDER = Path(__file__).parent / "page"
@@ -28,17 +31,18 @@ SCRIPTS = ("picture.js", "layout.js", "canvas.js", "panels.js", "main.js")
 MAX_NODES = 2000
 """Nodes of an answer at most, whatever is asked for."""
 
-Ask = Callable[[Callable[[int], Inspect]], Awaitable[dict[str, Any]]]
-"""Sends the question that it is given for a call id; returns the data of the answer."""
+_NODE_ID = re.compile(r"-?[1-9][0-9]{0,14}", re.ASCII)
 
 
-def router(ask: Ask, *, title: str = "radixrt", redact: bool = False) -> APIRouter:
+def router(service: Service) -> APIRouter:
     """Return the routes of the page: ``/``, ``/page/tree`` and ``/page/node/ID``.
 
-    With ``redact`` no text of a prompt leaves the runtime for them.
+    Where the settings say ``redact`` no text of a prompt leaves the runtime for them.
     """
     routes = APIRouter(include_in_schema=False)
-    document, policy = build(title)
+    document, policy = build(service.settings.title)
+    texts = not service.settings.redact
+    ask = service.link.ask
     headers = {
         "content-security-policy": policy,
         "cache-control": "no-cache",
@@ -51,17 +55,27 @@ def router(ask: Ask, *, title: str = "radixrt", redact: bool = False) -> APIRout
         return HTMLResponse(document, headers=headers)
 
     @routes.get("/page/tree")
-    async def tree(
-        since: int = Query(0, ge=0),
-        max_nodes: int = Query(1000, ge=1, le=MAX_NODES),
-    ) -> Response:
-        return _json(await ask(lambda call: Inspect(call, since, max_nodes, texts=not redact)))
+    async def tree(request: Request) -> Response:
+        since = _number(request, "since", 0, 1 << 62)
+        max_nodes = _number(request, "max_nodes", 1000, MAX_NODES)
+        return _json(await ask(lambda call: Inspect(call, since, max(max_nodes, 1), texts)))
 
     @routes.get("/page/node/{node_id}")
-    async def node(node_id: int) -> Response:
-        return _json(await ask(lambda call: Inspect(call, texts=not redact, node=node_id)))
+    async def node(node_id: str) -> Response:
+        if not _NODE_ID.fullmatch(node_id):
+            raise invalid("node_id", f"{node_id[:40]!r}: use the id of a node of /page/tree")
+        return _json(await ask(lambda call: Inspect(call, texts=texts, node=int(node_id))))
 
     return routes
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) > most:
+        raise invalid(name, f"{text[:40]!r}: use a whole number from 0 to {most}")
+    return int(text)
 
 
 def build(title: str) -> tuple[str, str]:

@@ -21,17 +21,18 @@ function layOut(picture, zoom, width, height) {
   }
   for (const node of order.reverse()) {
     const own = Math.sqrt(node.tokens + 4);
-    let weight = 0, below = 0, first = node.seq, reach = 0, used = node.used ?? 0;
+    let weight = 0, below = 0, count = 1, first = node.seq, reach = 0, used = node.used ?? 0;
     for (const child of children.get(node.id) ?? []) {
       const m = measured.get(child.id);
       weight += m.weight;
       below += m.below;
+      count += m.count;
       first = Math.min(first, m.first);
       reach = Math.max(reach, m.reach);
       used = Math.max(used, m.used);
     }
     measured.set(node.id, {
-      weight: Math.max(weight, own), below: below + node.tokens, first, reach: reach + lengthOf(node.tokens), used,
+      weight: Math.max(weight, own), below: below + node.tokens, first, reach: reach + lengthOf(node.tokens), used, count,
     });
   }
   const reach = Math.max(1, ...tops.map((top) => measured.get(top.id).reach));
@@ -53,7 +54,7 @@ function layOut(picture, zoom, width, height) {
       const own = Math.max(0, room) * (m.weight / total);
       if (own < MIN_BAND && !isTop && !node.locked) {
         if (!hidden) hiddenFrom = at;
-        hidden++;
+        hidden += m.count;
         at += own + gap;
         node.target = null;
         continue;
