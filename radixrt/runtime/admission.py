@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +77,7 @@ class Admission:
         is_first = request.cached < 0
         if is_first:
             # Tokens that a constraint forces may be there already; they are no prompt.
+            request.waited_s = time.monotonic() - request.arrived
             request.cached = min(int(self.slots.num_computed[slot]), request.prompt_len)
             request.evicted = kv.num_evicted(request, request.cached)
         kv.note_use(request, is_first=is_first)

@@ -62,7 +62,7 @@ _CONTEXT_TOKENS = 6
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A call from its arrival to its one answer. ``deadline`` is monotonic seconds.
+    """A call from its arrival to its one answer. ``arrived``, ``deadline``: monotonic seconds.
 
     ``run_ids`` are the engine's calls that work for it; ``prompt`` the segment they follow.
     """
@@ -75,6 +75,7 @@ class Call:
     prompt: Segment | None = None
     is_over: bool = False
     failure: str = ""
+    arrived: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +101,7 @@ class GenerateCall(Call):
     """A ``Generate``; ``start`` begins it, ``done`` notes the end of each of its runs.
 
     ``extra_uids`` name the leases of outputs beside the first, which end with the call.
+    ``last_tokens`` is when the latest tokens came, 0 before.
     """
 
     op: Generate = field(kw_only=True)
@@ -107,6 +109,7 @@ class GenerateCall(Call):
     extra_uids: list[int] = field(default_factory=list)
     outputs: list[OutputStream] = field(default_factory=list)
     usages: list[EngineUsage] = field(default_factory=list)
+    last_tokens: float = 0.0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     prompt_tops: tuple[tuple[TokenLogprob, ...], ...] = ()
 

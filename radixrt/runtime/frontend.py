@@ -54,6 +54,7 @@ from radixrt.protocol import (
 )
 from radixrt.runtime.branch_runner import BranchRunner
 from radixrt.runtime.branches import Branch, Fork, Refused
+from radixrt.runtime.call_metrics import Rejection
 from radixrt.runtime.call_table import CallTable
 from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.chat import ChatFormat
@@ -93,6 +94,9 @@ Question = (
     | Inspect
 )
 
+PROBE_INTERVAL_S = 1.0
+"""How often the engine's loop is asked how late it is."""
+
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
 
@@ -126,11 +130,12 @@ class Frontend:
         self._sessions: dict[bytes, Session] = {}
         self._pings: dict[int, tuple[bytes, int]] = {}
         self._down_since = 0.0
+        self._next_probe = 0.0
         self._state = State("ready")
         self._outbox = Outbox(send_client)
         self._engine = EngineLink(send_engine)
         runnable: deque[Branch] = deque()
-        self._calls = CallTable(self._engine, tokenizer, self._outbox, runnable)
+        self._calls = CallTable(self._engine, tokenizer, self._outbox, runnable, clock)
         self._runner = BranchRunner(
             tokenizer,
             chat,
@@ -194,6 +199,7 @@ class Frontend:
                 case EngineFailed():
                     self._calls.on_failed(message)
                 case EnginePong():
+                    self._calls.metrics.loop_lag.observe(message.lag_ms / 1000)
                     if (ping := self._pings.pop(message.seq, None)) is not None:
                         self._outbox.put(ping[0], Pong(ping[1], message.lag_ms))
                 case Ready():
@@ -210,6 +216,7 @@ class Frontend:
         """The engine is gone: calls that it worked on fail. Branches stay; a new engine computes
         them again."""
         self._engine.went_down()
+        self._calls.metrics.engine_restarts += 1
         self._down_since = self._clock()
         self._calls.fail_dispatched(reason)
         for client_id, seq in self._pings.values():
@@ -222,6 +229,9 @@ class Frontend:
         """End calls whose deadline has passed and drop clients that are gone."""
         now = self._clock()
         self._calls.expire(now)
+        if now >= self._next_probe and self._engine.is_up:
+            self._next_probe = now + PROBE_INTERVAL_S
+            self._engine.post(EnginePing(next(self._ids), time.monotonic()))
         if self._watches_clients:
             silence = MISSED_PINGS * self._ping_interval_s
             for session in list(self._sessions.values()):
@@ -282,6 +292,7 @@ class Frontend:
                 self._outbox.put(client_id, Goodbye("the runtime is shutting down"))
                 return
             if len(self._sessions) >= self._config.max_clients:
+                self._calls.metrics.rejected["clients"] += 1
                 text = f"{len(self._sessions)} clients are connected, the most this runtime takes"
                 self._outbox.put(client_id, Failed(None, "overloaded", text, retryable=True))
                 return
@@ -421,8 +432,14 @@ class Frontend:
             case Tokenize() | Detokenize() | DescribeTokenizer() as question:
                 self._on_token_question(call, question)
             case Inspect():
+                if not self._engine.is_up:
+                    text = "the engine is being restarted"
+                    self._calls.fail(call, "engine_fault", text, retryable=True)
+                    return
                 asked = self._calls.watched.question(next(self._ids), message)
                 self._calls.dispatch(call, [asked])
+            case _ if not self._engine.is_up:  # what is known without it, at once
+                self._calls.answer(call, Reply(call.id, self._counters()))
             case _:
                 self._calls.dispatch(call, [QueryStats(next(self._ids))])
 
@@ -456,7 +473,9 @@ class Frontend:
         elif branch is None:
             refusal = f"branch={branch_id}: no such branch; open it first"
             self._outbox.put(session.client_id, Failed(call_id, "bad_request", refusal))
-        elif (refusal := self._overload(session)) != "":
+        elif (overload := self._overload(session)) is not None:
+            reason, refusal = overload
+            self._calls.metrics.rejected[reason] += 1
             failed = Failed(call_id, "overloaded", refusal, retryable=True)
             self._outbox.put(session.client_id, failed)
         else:
@@ -473,20 +492,25 @@ class Frontend:
         self._outbox.put(session.client_id, Failed(None, "bad_request", text))
         return False
 
-    def _overload(self, session: Session) -> str:
+    def _overload(self, session: Session) -> tuple[Rejection, str] | None:
+        """Return why a call cannot be taken now, as a word and as text."""
         if self._state.phase == "draining":
-            return "the runtime is shutting down"
-        if len(session.calls) >= self._config.max_calls_per_client:
-            return f"{len(session.calls)} calls of this client are unanswered, the most it may have"
-        if self._calls.num_calls >= self._config.max_queue:
-            return f"{self._calls.num_calls} calls wait for this runtime, the most it takes"
-        return ""
+            return "draining", "the runtime is shutting down"
+        if (own := len(session.calls)) >= self._config.max_calls_per_client:
+            text = f"{own} calls of this client are unanswered, the most it may have"
+            return "client_calls", text
+        if (waiting := self._calls.num_calls) >= self._config.max_queue:
+            return "queue", f"{waiting} calls wait for this runtime, the most it takes"
+        return None
 
     def _completed(self, call: QuestionCall, data: dict[str, Any]) -> dict[str, Any]:
         """Return the engine's answer to a question with the frontend's part."""
         match call.op:
             case Stats():
-                return {**data, **self._counters()}
+                both = data | (own := self._counters())
+                if "histograms" in own and "histograms" in data:
+                    both["histograms"] = data["histograms"] | own["histograms"]
+                return both
             case Inspect():
                 return self._calls.watched.answer(
                     call.op,
@@ -500,10 +524,14 @@ class Frontend:
 
     def _counters(self) -> dict[str, Any]:
         return {
+            "model": self._model.name,
+            "state": self._state.phase,
+            "engine_up": self._engine.is_up,
             "epoch": self._epoch,
             "clients": len(self._sessions),
             "branches": sum(len(session.branches) for session in self._sessions.values()),
             "client_calls": self._calls.num_calls,
+            **self._calls.metrics.snapshot(),
         }
 
     def _settle(self) -> None:

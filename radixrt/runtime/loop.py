@@ -224,6 +224,7 @@ class EngineLoop:
                 "parked_branches": len(kv.parked),
             }
             | self.calls.grammar_stats()
+            | {"grammar_mask_s": self._masks.seconds}
             | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
         )
 

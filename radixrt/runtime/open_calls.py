@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from radixrt.runtime.grammar.service import GrammarService
 from radixrt.runtime.pending import PendingCalls, report_of
 from radixrt.runtime.refusals import Capacity, RefusedError
@@ -102,7 +104,7 @@ class OpenCalls:
         sampled, self._pending.sampled = self._pending.sampled, []
         return sampled
 
-    def grammar_stats(self) -> dict[str, int]:
+    def grammar_stats(self) -> dict[str, float]:
         """Return the counters of compiled constraints."""
         return {} if self._pending is None else self._pending.service.snapshot()
 
@@ -157,7 +159,8 @@ class OpenCalls:
                 if self._pending is not None and self._pending.check(request):
                     continue
                 self._forget(request.id, request.branch)
-                metrics.ended(request.reason or "failed", request.usage)
+                reason = request.reason or "failed"
+                metrics.ended(reason, request.usage, request.explained, request.waited_s)
                 messages.append(_run_message(request))
                 continue
             for follower in selection.follow(request):
@@ -168,7 +171,9 @@ class OpenCalls:
             if not selection.live:
                 self._forget(request.id, request.branch)
                 failed = selection.failed
-                metrics.ended(failed.reason or "failed" if failed else "scored", selection.usage)
+                usage = msgspec.structs.replace(selection.usage, completion=0)  # none generated
+                how = failed.reason or "failed" if failed else "scored"
+                metrics.ended(how, usage, selection.explained, selection.waited_s)
                 messages.append(_score_message(selection))
         return messages
 
