@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,19 +25,6 @@ MAX_CLIENTS = 64
 """Clients that are told."""
 
 
-@dataclass(slots=True)
-class Sources:
-    """Where the prompt tokens of all calls that ended came from; ``sampled`` and ``forced`` were
-    generated."""
-
-    device: int = 0
-    host: int = 0
-    disk: int = 0
-    coalesced: int = 0
-    computed: int = 0
-    forced: int = 0
-
-
 class Watched:
     """Completes the engine's answers to ``Inspect``; ``radixrt.inspection`` describes them.
 
@@ -48,7 +34,6 @@ class Watched:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ended: deque[dict[str, Any]] = deque(maxlen=MAX_ENDED)
-        self._sources = Sources()
         self._num_ended = 0
         self._texts: OrderedDict[bytes, str] = OrderedDict()
 
@@ -72,13 +57,6 @@ class Watched:
             **_whose(call),
         }
         self._ended.append(ended)
-        sources = self._sources
-        sources.device += explained.device
-        sources.host += explained.host
-        sources.disk += explained.stores
-        sources.coalesced += explained.coalesced
-        sources.computed += computed
-        sources.forced += usage.forced
 
     def question(self, run_id: int, op: Inspect) -> InspectTree:
         """Return what to ask the engine."""
@@ -97,6 +75,7 @@ class Watched:
         if op.node:
             return self._path(op, data)
         engine = data["totals"]
+        sources = engine["prompt_tokens_by_source"]
         for request in data["requests"]:
             call = whose(request["id"])
             if call is not None:
@@ -113,9 +92,14 @@ class Watched:
                 for s in connected[:MAX_CLIENTS]
             ],
             "num_clients": len(connected),
-            "totals": asdict(self._sources)
-            | {
+            "totals": {
+                "device": sources["device"],
+                "host": sources["host"],
+                "disk": sources["stores"],
+                "coalesced": sources["coalesced"],
+                "computed": sources["computed"],
                 "sampled": engine["generated_tokens"],
+                "forced": engine["forced_tokens"],
                 "calls": engine["calls"],
                 "steps": engine["steps"],
                 "forward": engine["forward_tokens"],
