@@ -39,6 +39,7 @@ from radixrt.runtime.wire import (
 
 if TYPE_CHECKING:
     from radixrt.runtime.channel import EngineChannel
+    from radixrt.runtime.kv_events import KvEvents
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class EngineLoop:
         vocab_size: int,
         overlap: int = 0,
         snapshots: Snapshots | None = None,
+        events: KvEvents | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -75,6 +77,7 @@ class EngineLoop:
         self.calls = calls
         self.channel = channel
         self.snapshots = snapshots
+        self._events = events
         self._vocab_size = vocab_size
         self._masks = MaskFiller(scheduler.slots, vocab_size)
         self._inspector = Inspector(scheduler, calls.namespace)
@@ -103,6 +106,8 @@ class EngineLoop:
             self.snapshots.close()
         if self.scheduler.kv.tiers is not None:
             self.scheduler.kv.tiers.close()
+        if self._events is not None:
+            self._events.close()
 
     def step(self) -> bool:
         """Do one iteration; True if there was work."""
