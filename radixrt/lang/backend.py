@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from radixrt.errors import InvalidArgument
 from radixrt.inspection import Inspection, NodePath
 from radixrt.lang.client import Client
 from radixrt.lang.explain import Explanation, explanation
+from radixrt.lang.trace_file import TRACE_VARIABLE, TraceFile
+from radixrt.lang.tracing import Tracer, Tracing
 from radixrt.protocol import Explain, Flush, Inspect, ModelInfo, Reply, Restore, Save, Stats
 from radixrt.transport import Transport, ZmqTransport
 
@@ -36,13 +39,23 @@ class Backend:
     Use it as a context manager, or call ``shutdown``. Threads may share it.
     """
 
-    def __init__(self, transport: Transport, *, timeout_s: float = 10.0) -> None:
-        """Open a session over ``transport``; ``RuntimeUnavailable`` without an answer in time."""
+    def __init__(
+        self, transport: Transport, *, timeout_s: float = 10.0, tracer: Tracer | None = None
+    ) -> None:
+        """Open a session over ``transport``; ``RuntimeUnavailable`` without an answer in time.
+
+        ``tracer`` is told what programs do; without one, where ``RADIXRT_TRACE`` names a directory,
+        it is written there for ``radixrt trace``.
+        """
         self.client = Client(transport, timeout_s=timeout_s)
         self._lock = threading.Lock()
         self._bodies: ThreadPoolExecutor | None = None
         self._checks: ThreadPoolExecutor | None = None
         self._closers: list[Callable[[], None]] = [self.client.close]
+        if tracer is None and (folder := os.environ.get(TRACE_VARIABLE)):
+            tracer = own = TraceFile(Path(folder))
+            self._closers.append(own.close)
+        self.tracing = None if tracer is None else Tracing(tracer, self.model.name)
         self._finalizer = weakref.finalize(self, _close_elsewhere, self._closers)
         self._finalizer.atexit = False
         self._at_exit = functools.partial(_shutdown_if_alive, weakref.ref(self))
@@ -177,7 +190,14 @@ def _shutdown_if_alive(reference: weakref.ref[Backend]) -> None:
 class RuntimeEndpoint(Backend):
     """A runtime process at an endpoint, ``ipc://PATH`` or ``tcp://HOST:PORT``."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float = 10.0, **options: Any) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float = 10.0,
+        tracer: Tracer | None = None,
+        **options: Any,
+    ) -> None:
         """Connect; ``options`` are ``ZmqTransport``'s. Raises ``RuntimeUnavailable`` when nobody
         answers within ``timeout_s`` seconds."""
         if not isinstance(endpoint, str) or not endpoint.startswith(("ipc://", "tcp://")):
@@ -189,7 +209,7 @@ class RuntimeEndpoint(Backend):
         self.endpoint_url = endpoint
         transport = ZmqTransport(endpoint, timeout_s=timeout_s, **options)
         # The transport notices first that nobody answers, and knows where.
-        super().__init__(transport, timeout_s=timeout_s + 1.0)
+        super().__init__(transport, timeout_s=timeout_s + 1.0, tracer=tracer)
 
 
 class Runtime(Backend):
@@ -204,9 +224,10 @@ class Runtime(Backend):
         model: str | Path | None = None,
         *,
         model_path: str | Path | None = None,
+        tracer: Tracer | None = None,
         **options: Any,
     ) -> None:
-        """Start it; returns when the model serves.
+        """Start it; returns when the model serves. ``tracer`` is told what programs do.
 
         ``model_path`` is SGLang's name of ``model``. Raises ``ConfigError``, ``ModelError`` or what
         else the runtime cannot start with.
@@ -217,7 +238,7 @@ class Runtime(Backend):
 
         runtime = start_local(model=model if model is not None else model_path, **options)
         try:
-            super().__init__(runtime.transport())
+            super().__init__(runtime.transport(), tracer=tracer)
         except BaseException:
             runtime.shutdown()
             raise
