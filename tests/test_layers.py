@@ -44,6 +44,7 @@ ADAPTERS = {
     "triton": "triton",
     "sgl_kernel": "sgl",
     "pydantic": "pydantic",
+    "opentelemetry": "otel",
 }
 """Optional package → what the name of a file that imports it begins with."""
 

@@ -23,6 +23,7 @@ from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.graph import StepGraphs, graph_sizes
 from radixrt.runtime.kv import KvPool, KvSpace
+from radixrt.runtime.kv_events import MEDIUM_DEVICE, MEDIUM_HOST, KvEvents
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
 from radixrt.runtime.metrics import Metrics
@@ -178,6 +179,12 @@ def _assemble(
     host = tiers.host if tiers is not None else None
     engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids, host)
     snapshots = Snapshots(lambda: tiers_of(kv, engine, pool), layout_of(pool))
+    events = None
+    if config.kv_events:
+        events = KvEvents(config.kv_events, config.kv_events_replay, config.kv_events_topic)
+        events.watch(cache.tree, MEDIUM_DEVICE)
+        if tiers is not None:
+            events.watch(tiers.host.cache.tree, MEDIUM_HOST)
     return EngineLoop(
         engine,
         scheduler,
@@ -186,6 +193,7 @@ def _assemble(
         vocab_size=vocab_size,
         overlap=config.overlap,
         snapshots=snapshots if config.cache else None,
+        events=events,
     )
 
 

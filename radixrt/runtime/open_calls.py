@@ -26,7 +26,8 @@ from radixrt.runtime.wire import (
 
 class OpenCalls:
     """Knows every call that has not been answered. Each is answered exactly once, by the message
-    that ``submit`` or ``ended`` returns."""
+    that ``submit`` or ``ended`` returns. ``namespace`` is what all of their namespaces begin with.
+    """
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class OpenCalls:
     ) -> None:
         self._scheduler = scheduler
         self._capacity = capacity
-        self._namespace = namespace
+        self.namespace = namespace
         self._pending = (
             PendingCalls(
                 grammars,
@@ -206,7 +207,7 @@ class OpenCalls:
         request = Request(
             id=call.id,
             branch=call.branch,
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             token_ids=token_ids,
             prompt_len=n,
             sampling=sampling,
@@ -235,7 +236,7 @@ class OpenCalls:
         selection = Selection(
             call,
             self._capacity.check_score(call),
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             deadline=self._deadline(call.deadline_s),
             next_seq=self._next_seq,
         )
