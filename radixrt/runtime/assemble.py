@@ -290,6 +290,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
     if not tokenizer_file.exists():
         return None
     try:
+        from radixrt.runtime.grammar.judges import Judges
         from radixrt.runtime.grammar.llguidance import LlguidanceEngine
         from radixrt.runtime.grammar.service import GrammarService
     except ImportError as error:
@@ -300,6 +301,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         lambda: LlguidanceEngine(
             tokenizer_file, model.vocab_size, model.eos_token_ids, min(num_cores, MASK_THREADS)
         ),
+        judges=Judges(tokenizer_file, model.vocab_size, tuple(model.eos_token_ids)),
         num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
     )
 
