@@ -498,16 +498,19 @@ class DescribeTokenizer:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Ask for the live tree of cached prefixes, for people to look at; answered by ``Reply``.
+    """Ask for the live tree of cached prefixes, for people to look at; answered by ``Reply``, whose
+    data ``radixrt.inspection`` describes.
 
-    ``since`` is the version of an answer that the asker has, 0 for none; at most ``max_nodes`` are
-    returned, the largest. ``texts`` decodes what they hold.
+    ``since`` is the generation of the answer that the asker has, 0 for none: what changed is told,
+    else at most ``max_nodes`` nodes, the largest. ``texts`` decodes how each begins. ``node`` asks
+    for the path to one node alone, with ``texts`` decoded in full.
     """
 
     call: int
     since: int = 0
     max_nodes: int = 1000
     texts: bool = False
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,12 +44,13 @@ ADAPTERS = {
     "triton": "triton",
     "sgl_kernel": "sgl",
     "pydantic": "pydantic",
+    "opentelemetry": "otel",
 }
 """Optional package → what the name of a file that imports it begins with."""
 
 CLIENT_NEVER_LOADS = (
     *("torch", "transformers", "tokenizers", "fastapi"),
-    *("radixrt.runtime", "radixrt.cache", "pydantic", "rich"),
+    *("radixrt.runtime", "radixrt.cache", "pydantic", "rich", "httpx"),
 )
 
 FORBIDDEN_CALLS = {"eval", "exec", "pickle", "marshal", "dill", "cloudpickle"}

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from radixrt.gateway import chat, completions, models, responses, status, tokens
+from radixrt.gateway import chat, completions, models, page, responses, status, tokens
 from radixrt.gateway.answers import error_response
 from radixrt.gateway.body import Bodies
 from radixrt.gateway.errors import ApiError
@@ -32,6 +32,7 @@ ROUTERS = [
     tokens.router,
     models.router,
     status.router,
+    page.router,
 ]
 """What makes the routes, each from the ``Service`` that they share."""
 

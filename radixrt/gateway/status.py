@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from radixrt.gateway.answers import JsonResponse
-from radixrt.gateway.metrics import CONTENT_TYPE, exposition
+from radixrt.gateway.metrics import exposition
 from radixrt.gateway.openapi import described
 from radixrt.gateway.service import Service
 from radixrt.protocol import Flush, Stats
@@ -32,7 +33,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/metrics", **described(None, "Counters for Prometheus."))
     async def metrics() -> Response:
         stats = await link.ask(Stats, timeout_s=5.0)
-        return Response(exposition(stats), media_type=CONTENT_TYPE)
+        return Response(exposition(stats), media_type=CONTENT_TYPE_LATEST)
 
     @routes.post("/flush_cache", **described(None, "Drop what is cached; SGLang's name."))
     @routes.post("/admin/flush", **described(None, "Drop what is cached and not in use."))
