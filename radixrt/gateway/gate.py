@@ -36,14 +36,16 @@ class Gate:
     ``x-request-id``.
     """
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: GatewaySettings, answers: Counter[tuple[str, int]]
+    ) -> None:
+        """``answers`` counts answers by the name of the key and the status."""
         self._app = app
         self._settings = settings
         self._keys = KeyRing(settings.keys)
         self._open = OPEN_PATHS | ({"/metrics"} if settings.open_metrics else frozenset())
         self._num_open = 0
-        self.refused: Counter[int] = Counter()
-        """Requests that were refused before a route saw them, by status."""
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,12 +74,14 @@ class Gate:
             entered = self._admit(scope, headers, state)
             await self._app(scope, receive, send_with_id)
         except ApiError as error:
-            self.refused[error.status] += 1
             await send_error(error, send_with_id)
         finally:
             self._num_open -= 1
             if entered is not None:
                 entered.leave()
+            client = state.get("client")
+            # 0: the client went before there was an answer.
+            self._answers["-" if client is None else client.name, status] += 1
             if self._settings.access_log:
                 self._log(scope, state, status)
 
