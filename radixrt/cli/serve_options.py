@@ -43,7 +43,7 @@ class ServeOptions:
     """Origin whose pages may call HTTP from a browser, or ``*``; repeatable."""
 
     allowed_host: tuple[str, ...] = ()
-    """Name by which a proxy calls HTTP on loopback without keys (its ``Host`` header); repeatable."""
+    """``Host`` by which a proxy calls HTTP on loopback without keys; repeatable."""
 
     max_body: str = "8MiB"
     """Longest body of an HTTP request."""
