@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
@@ -41,6 +41,35 @@ class Match(NamedTuple):
         return self.matched + self.split + self.tail
 
 
+NOTHING: Final = Match([], 0, None, 0, 0)
+"""The match of a key in a namespace that has nothing."""
+
+
+class Watcher(Protocol):
+    """Is told what happens to a tree (``Tree.watchers``), by the cache's thread; changes nothing.
+
+    Of ``cut`` and ``cleared`` it hears before, of all else afterwards.
+    """
+
+    def appended(self, node: Node, before: int, key: bytes) -> None:
+        """The run of ``node`` ends in the new tokens ``key``, behind the hash ``before``."""
+
+    def cut(self, node: Node, num_pages: int) -> None:
+        """The last pages of an unlocked leaf are given up; all of them: it leaves the tree."""
+
+    def split(self, upper: Node, lower: Node) -> None:
+        """A run became two; ``upper`` is a new node."""
+
+    def merged(self, upper: Node, lower: Node) -> None:
+        """``lower`` has the run of both now; ``upper`` has left the tree."""
+
+    def changed(self, node: Node) -> None:
+        """Who uses ``node`` and what is before it, or wants it kept, changed."""
+
+    def cleared(self) -> None:
+        """Everything is about to be given up, page by page."""
+
+
 class Tree:
     """Path-compressed trees over pages of tokens, one root a namespace.
 
@@ -48,6 +77,8 @@ class Tree:
     with a lock. A lock on a node locks its ancestors, so what is unlocked is closed under
     descendants and can be given up leaf by leaf. Costs O(1) a node that becomes locked or unlocked:
     a path that another lease holds already is not walked.
+
+    ``version`` grows with every change of what a ``Match`` says.
     """
 
     def __init__(
@@ -66,12 +97,15 @@ class Tree:
         self.known = Knowledge(policy.history, policy.reuse, page_size) if policy.history else None
         self.num_cached = 0
         self.num_locked = 0
+        self.watchers: tuple[Watcher, ...] = ()
+        self.version = 0
         self._next_serial = 0
 
     def root(self, namespace: str) -> Node:
         """Return the namespace's root, made on first use; it goes when empty and unlocked."""
         root = self.roots.get(namespace)
         if root is None:
+            self.version += 1
             root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
             if self.known is not None:
                 root.chain = self.known.hash.seed(namespace)
@@ -98,6 +132,8 @@ class Tree:
             path.append(child)
             at += num
             node = child
+        if not node.children:
+            return Match(path, at, None, 0, 0)
         nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
         return Match(path, at, nearest, 0, tail)
 
@@ -109,6 +145,16 @@ class Tree:
                 if common > tail:
                     best, tail = neighbour, common
         return (None if best is None else node.children[best]), tail
+
+    def text_from(self, node: Node, at: int, num_bytes: int) -> bytes:
+        """Return up to ``num_bytes`` of what is in the tree from byte ``at`` of a node's key on,
+        along the first children."""
+        found = bytes(node.key[at : at + num_bytes])
+        step: Node | None = node
+        while found and len(found) < num_bytes and step is not None:
+            step = step.children.first()
+            found += bytes(step.key[:num_bytes]) if step is not None else b""
+        return found[:num_bytes]
 
     def below(self, node: Node) -> list[Node]:
         """Return ``node`` and everything that continues it, children before their parents."""
@@ -127,6 +173,7 @@ class Tree:
         parent = node.parent
         assert parent is not None
         assert 0 < num_bytes < len(node.key)
+        self.version += 1
         num_page_bytes = num_bytes // self.page_bytes * PAGE_ID_BYTES
         upper = self._node(parent, node.key[:num_bytes], node.pages[:num_page_bytes], node.used)
         upper.locks, upper.parks = min(node.locks, 1), min(node.parks, 1)
@@ -143,6 +190,8 @@ class Tree:
         parent.adopt(self._first_page(upper), upper)
         upper.adopt(self._first_page(node), node)
         node.parent = upper
+        for watcher in self.watchers:
+            watcher.split(upper, node)
         return upper
 
     def append(
@@ -163,13 +212,15 @@ class Tree:
         numbers in the sequence, ``first_page`` for the first. ``keys`` are the pages' hashes, if
         they are known.
         """
-        self._free_superseded_by(node, key)
+        self.version += 1
+        if node.children:
+            self._free_superseded_by(node, key)
         num_pages = len(pages) // PAGE_ID_BYTES
         self.num_cached += num_pages
         self.num_locked += num_pages
         self.counters.inserted_pages += num_pages
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
-        uses, chain = bytearray(), 0
+        uses, chain, before = bytearray(), 0, node.chain
         if self.known is not None:
             uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
@@ -177,6 +228,8 @@ class Tree:
             node.pages += pages
             node.uses += uses
             node.chain = chain
+            for watcher in self.watchers:
+                watcher.appended(node, before, key)
             return node
         child = self._node(node, bytearray(key), pages, used)
         child.uses, child.chain = uses, chain
@@ -184,6 +237,8 @@ class Tree:
         child.locks = 1
         node.is_branch = node.is_branch or bool(node.children)
         node.adopt(self._first_page(child), child)
+        for watcher in self.watchers:
+            watcher.appended(child, before, key)
         return child
 
     def cut(
@@ -197,6 +252,9 @@ class Tree:
         assert node.parent is not None
         assert not node.locks
         assert not node.children
+        for watcher in self.watchers:
+            watcher.cut(node, min(num_pages, node.num_pages))
+        self.version += 1
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
             if self.known is not None:
@@ -227,6 +285,8 @@ class Tree:
     def lock(self, node: Node) -> None:
         """Add a lock to ``node``, and by it to its ancestors."""
         step: Node | None = node
+        for watcher in self.watchers:
+            watcher.changed(node)
         while step is not None:
             step.locks += 1
             if step.locks > 1:
@@ -253,6 +313,8 @@ class Tree:
             elif len(step.children) == 1 and not step.is_branch:
                 mergeable.append(step)
             step = step.parent
+        for watcher in self.watchers:
+            watcher.changed(node)
         # From the top down the run that has been joined so far grows in place.
         for parent in reversed(mergeable):
             self._merge(parent)
@@ -293,6 +355,8 @@ class Tree:
     def unpark(self, node: Node) -> None:
         """Take a parked lease from ``node``, which may have left the tree."""
         step: Node | None = node
+        for watcher in self.watchers:
+            watcher.changed(node)
         while step is not None:
             step.parks -= 1
             if step.parks:
@@ -307,6 +371,8 @@ class Tree:
         """
         node.held_until, node.priority = until, priority
         self._replace(node)
+        for watcher in self.watchers:
+            watcher.changed(node)
 
     def warm(self, node: Node) -> None:
         """Count a use of every page of the path of ``node``, which is locked."""
@@ -374,6 +440,7 @@ class Tree:
         if node.parent is None:
             namespace = node.key.decode("utf-8")
             if self.roots.get(namespace) is node:
+                self.version += 1
                 del self.roots[namespace]
         elif self._is_superseded(node):
             self._free(node)
@@ -401,6 +468,7 @@ class Tree:
             or len(child.key) < self.page_bytes
         ):
             return
+        self.version += 1
         if node.backed == node.num_pages:
             node.backed += child.backed
         child.backed = node.backed
@@ -412,3 +480,5 @@ class Tree:
         child.key, child.pages, child.parent = node.key, node.pages, parent
         parent.adopt(self._first_page(child), child)
         self._replace(child)
+        for watcher in self.watchers:
+            watcher.merged(node, child)

@@ -30,6 +30,7 @@ from radixrt.protocol import (
     Flush,
     Goodbye,
     Hello,
+    Inspect,
     Limits,
     ModelInfo,
     Ping,
@@ -175,7 +176,10 @@ class Client:
                 self._fail(broken)
 
     def ask(
-        self, message: Stats | Flush | Explain | Save | Restore, call: Call, timeout_s: float
+        self,
+        message: Stats | Flush | Explain | Inspect | Save | Restore,
+        call: Call,
+        timeout_s: float,
     ) -> Reply:
         """Send a question and return its answer; ``RuntimeUnavailable`` after ``timeout_s``."""
         self.admit(call)

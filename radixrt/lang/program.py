@@ -251,6 +251,7 @@ class Function:
             defaults=sampling_options(**given),
             deadline=_deadline(timeout),
             stream=stream,
+            name=self._body.__name__,
             **cache_options(**caching),
         )
         return {**self._bound, **arguments}, execution
@@ -280,10 +281,13 @@ class Function:
         chosen = default.choose(backend)
         defaults: SamplingOptions = sampling_options(**sampling)
         _deadline(timeout)
+        name = self._body.__name__
 
         def start(arguments: dict[str, Any]) -> Row:
             deadline = _deadline(timeout)
-            execution = Execution(chosen, defaults=defaults, deadline=deadline, **caching)
+            execution = Execution(
+                chosen, defaults=defaults, deadline=deadline, name=name, **caching
+            )
             state = ProgramState(execution)
             return Row(state, functools.partial(self.execute, state, (), arguments))
 

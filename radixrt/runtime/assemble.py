@@ -23,6 +23,7 @@ from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.graph import StepGraphs, graph_sizes
 from radixrt.runtime.kv import KvPool, KvSpace
+from radixrt.runtime.kv_events import MEDIUM_DEVICE, MEDIUM_HOST, KvEvents
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
 from radixrt.runtime.metrics import Metrics
@@ -78,7 +79,7 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     device = devices.choose_device(config.device)
     model_config = read_config(config.model_path)
     total = devices.memory_info(device).total
-    config = _with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
+    config = with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
     dtype = devices.choose_dtype(config.dtype, model_config.dtype, device)
     before = devices.memory_info(device)
     ops, ops_why = choose_ops(device, config.ops)
@@ -178,6 +179,12 @@ def _assemble(
     host = tiers.host if tiers is not None else None
     engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids, host)
     snapshots = Snapshots(lambda: tiers_of(kv, engine, pool), layout_of(pool))
+    events = None
+    if config.kv_events:
+        events = KvEvents(config.kv_events, config.kv_events_replay, config.kv_events_topic)
+        events.watch(cache.tree, MEDIUM_DEVICE)
+        if tiers is not None:
+            events.watch(tiers.host.cache.tree, MEDIUM_HOST)
     return EngineLoop(
         engine,
         scheduler,
@@ -186,6 +193,7 @@ def _assemble(
         vocab_size=vocab_size,
         overlap=config.overlap,
         snapshots=snapshots if config.cache else None,
+        events=events,
     )
 
 
@@ -241,7 +249,8 @@ def _graph_bytes(
     return largest + GRAPH_BYTES * len(graph_sizes(config.max_running))
 
 
-def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+def with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+    """Return the config with the context that is served. Raises ``ConfigError``."""
     length = config.context_length or model.context_length
     if length > model.context_length:
         raise ConfigError(
@@ -281,6 +290,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
     if not tokenizer_file.exists():
         return None
     try:
+        from radixrt.runtime.grammar.judges import Judges
         from radixrt.runtime.grammar.llguidance import LlguidanceEngine
         from radixrt.runtime.grammar.service import GrammarService
     except ImportError as error:
@@ -291,6 +301,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         lambda: LlguidanceEngine(
             tokenizer_file, model.vocab_size, model.eos_token_ids, min(num_cores, MASK_THREADS)
         ),
+        judges=Judges(tokenizer_file, model.vocab_size, tuple(model.eos_token_ids)),
         num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
     )
 

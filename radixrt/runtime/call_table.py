@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from radixrt.errors import CallFailed, InvalidArgument
-from radixrt.protocol import Failed, Reply, Stats, ToClient
+from radixrt.protocol import Failed, Reply, ToClient
 from radixrt.runtime.accounts import Accounts
 from radixrt.runtime.branches import Branch
 from radixrt.runtime.call_metrics import CallMetrics
@@ -18,6 +18,7 @@ from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.engine_link import EngineLink
 from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.tokenizer import Tokenizer
+from radixrt.runtime.watched import Watched
 from radixrt.runtime.wire import (
     Abort,
     Done,
@@ -63,6 +64,7 @@ class CallTable:
         self._order = itertools.count()
         self.metrics = CallMetrics()
         self.accounts = Accounts(tokenizer)
+        self.watched = Watched(tokenizer)
         self.num_calls = 0
 
     def on_options(self, score: Callable[[Branch, SelectCall], None]) -> None:
@@ -184,6 +186,7 @@ class CallTable:
             self.fail(call, "deadline", "the call did not finish within its deadline")
             return
         self.accounts.note(call, index, done.explained, done.usage)
+        self.watched.note(call, done.explained, done.usage)
         if call.done(index, done, self._tokenizer):
             branch, output = call.branch, call.outputs[0]
             if branch is not None and call.prompt is not None:
@@ -211,21 +214,26 @@ class CallTable:
         if not isinstance(call, SelectCall):
             return
         self.accounts.note(call, 0, scored.explained, scored.usage)
+        self.watched.note(call, scored.explained, scored.usage)
         chosen = call.answer(scored, self._tokenizer)
         if call.branch is not None and call.prompt is not None:
             call.prompt.note_cached(scored.usage.cached)
             call.branch.append("chosen", chosen.text, call.options[chosen.index])
         self.answer(call, chosen)
 
-    def on_reply(self, reply: EngineReply, counters: dict[str, Any]) -> None:
-        """``counters``: the frontend's own, which belong to the answer to ``Stats``."""
+    def on_reply(
+        self,
+        reply: EngineReply,
+        completed: Callable[[QuestionCall, dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        """``completed``: adds what the frontend knows to the engine's data."""
         call, _ = self._runs.pop(reply.id, (None, 0))
         if isinstance(call, QuestionCall):
-            own = counters if isinstance(call.op, Stats) else {}
-            both = reply.data | own
-            if "histograms" in own and "histograms" in reply.data:
-                both["histograms"] = reply.data["histograms"] | own["histograms"]
-            self.answer(call, Reply(call.id, both))
+            self.answer(call, Reply(call.id, completed(call, reply.data)))
+
+    def whose(self, run_id: int) -> Call | None:
+        """Return the call that an engine's call works for; None if it has been answered."""
+        return self._runs.get(run_id, (None, 0))[0]
 
     def on_failed(self, failed: EngineFailed) -> None:
         if failed.id is None:

@@ -195,7 +195,7 @@ class Frontend:
                 case Scored():
                     self._calls.on_scored(message)
                 case EngineReply():
-                    self._calls.on_reply(message, self._counters())
+                    self._calls.on_reply(message, self._completed)
                 case EngineFailed():
                     self._calls.on_failed(message)
                 case EnginePong():
@@ -432,7 +432,12 @@ class Frontend:
             case Tokenize() | Detokenize() | DescribeTokenizer() as question:
                 self._on_token_question(call, question)
             case Inspect():
-                self._calls.fail(call, "unsupported", "this runtime does not show its tree")
+                if not self._engine.is_up:
+                    text = "the engine is being restarted"
+                    self._calls.fail(call, "engine_fault", text, retryable=True)
+                    return
+                asked = self._calls.watched.question(next(self._ids), message)
+                self._calls.dispatch(call, [asked])
             case _ if not self._engine.is_up:  # what is known without it, at once
                 self._calls.answer(call, Reply(call.id, self._counters()))
             case _:
@@ -498,9 +503,27 @@ class Frontend:
             return "queue", f"{waiting} calls wait for this runtime, the most it takes"
         return None
 
+    def _completed(self, call: QuestionCall, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the engine's answer to a question with the frontend's part."""
+        match call.op:
+            case Stats():
+                both = data | (own := self._counters())
+                if "histograms" in own and "histograms" in data:
+                    both["histograms"] = data["histograms"] | own["histograms"]
+                return both
+            case Inspect():
+                return self._calls.watched.answer(
+                    call.op,
+                    data,
+                    self._calls.whose,
+                    self._sessions.values(),
+                    self._epoch,
+                    self._model.name,
+                )
+        return data
+
     def _counters(self) -> dict[str, Any]:
         return {
-            "model": self._model.name,
             "state": self._state.phase,
             "engine_up": self._engine.is_up,
             "epoch": self._epoch,

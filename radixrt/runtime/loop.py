@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from radixrt.runtime.engine import Engine, StepInFlight
 from radixrt.runtime.grammar.masks import MaskFiller
+from radixrt.runtime.inspecting import Inspector
 from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
@@ -23,6 +24,7 @@ from radixrt.runtime.wire import (
     FlushCache,
     FromEngine,
     Hold,
+    InspectTree,
     QueryStats,
     Release,
     RestoreCache,
@@ -37,6 +39,7 @@ from radixrt.runtime.wire import (
 
 if TYPE_CHECKING:
     from radixrt.runtime.channel import EngineChannel
+    from radixrt.runtime.kv_events import KvEvents
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class EngineLoop:
         vocab_size: int,
         overlap: int = 0,
         snapshots: Snapshots | None = None,
+        events: KvEvents | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -73,8 +77,10 @@ class EngineLoop:
         self.calls = calls
         self.channel = channel
         self.snapshots = snapshots
+        self._events = events
         self._vocab_size = vocab_size
         self._masks = MaskFiller(scheduler.slots, vocab_size)
+        self._inspector = Inspector(scheduler, calls.namespace)
         self._overlap = overlap
         self._clock = clock
         self._in_flight: deque[StepInFlight] = deque()
@@ -96,10 +102,13 @@ class EngineLoop:
 
     def close(self) -> None:
         """End what goes on beside the loop; nothing can be computed afterwards."""
+        self.calls.close()
         if self.snapshots is not None:
             self.snapshots.close()
         if self.scheduler.kv.tiers is not None:
             self.scheduler.kv.tiers.close()
+        if self._events is not None:
+            self._events.close()
 
     def step(self) -> bool:
         """Do one iteration; True if there was work."""
@@ -114,7 +123,8 @@ class EngineLoop:
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
-            self._replies += self.calls.ended(self.scheduler.settle())
+            self._answer_ended()
+            self.scheduler.settle()
         self._drain()
         self._send()
         return has_work or bool(messages)
@@ -128,6 +138,7 @@ class EngineLoop:
         filling = None if self._in_flight else self._masks.begin(plan, aside=True)
         is_early = not self._in_flight
         step = self.engine.launch(plan)
+        self.scheduler.note_launched()
         self._commit(0)
         if not is_early:
             filling = self._masks.begin(plan, aside=False)
@@ -193,6 +204,8 @@ class EngineLoop:
                 self._replies.append(answer or _no_pages(call_id))
             case QueryStats(id=call_id):
                 self._replies.append(EngineReply(call_id, self.stats()))
+            case InspectTree(id=call_id):
+                self._replies.append(EngineReply(call_id, self._inspector.answer(message)))
             case EnginePing(seq=seq, sent=sent):
                 lag_ms = max(0.0, (time.monotonic() - sent) * 1000)
                 self.scheduler.metrics.loop_lag_ms = lag_ms
@@ -223,6 +236,12 @@ class EngineLoop:
             | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
         )
 
+    def _answer_ended(self) -> None:
+        ended = self.scheduler.take_ended()
+        self._replies += self.calls.ended(ended)
+        if ended:
+            self._send()  # who waits for them shall not wait for their pages as well
+
     def _send(self) -> None:
         messages: list[FromEngine] = []
         if self._sampled:
@@ -248,7 +267,8 @@ class EngineLoop:
         if len(self.calls) and self._clock() >= self._drain_until:
             self.calls.fail_all("engine_fault", "the runtime shut down before the call ended")
             self._in_flight.clear()
-            self._replies += self.calls.ended(self.scheduler.settle())
+            self._answer_ended()
+            self.scheduler.settle()
         self.is_over = not len(self.calls)
 
 

@@ -26,7 +26,8 @@ from radixrt.runtime.wire import (
 
 class OpenCalls:
     """Knows every call that has not been answered. Each is answered exactly once, by the message
-    that ``submit`` or ``ended`` returns."""
+    that ``submit`` or ``ended`` returns. ``namespace`` is what all of their namespaces begin with.
+    """
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class OpenCalls:
     ) -> None:
         self._scheduler = scheduler
         self._capacity = capacity
-        self._namespace = namespace
+        self.namespace = namespace
         self._pending = (
             PendingCalls(
                 grammars,
@@ -106,6 +107,11 @@ class OpenCalls:
     def grammar_stats(self) -> dict[str, float]:
         """Return the counters of compiled constraints."""
         return {} if self._pending is None else self._pending.service.snapshot()
+
+    def close(self) -> None:
+        """End the threads and processes that work for calls."""
+        if self._pending is not None:
+            self._pending.service.close()
 
     def abort(self, call_id: int) -> None:
         """Mark a call to end; unknown ids are those that have ended."""
@@ -206,7 +212,7 @@ class OpenCalls:
         request = Request(
             id=call.id,
             branch=call.branch,
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             token_ids=token_ids,
             prompt_len=n,
             sampling=sampling,
@@ -235,7 +241,7 @@ class OpenCalls:
         selection = Selection(
             call,
             self._capacity.check_score(call),
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             deadline=self._deadline(call.deadline_s),
             next_seq=self._next_seq,
         )
