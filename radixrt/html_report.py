@@ -280,8 +280,8 @@ align-items:center;margin:4px 0;font-variant-numeric:tabular-nums}
 .generated{fill:var(--generated);background:var(--generated)}
 .forced{fill:var(--forced);background:var(--forced)}.value{fill:var(--value)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th{text-align:left;color:var(--muted);font-weight:500;font-size:12px}
+th{text-align:left;white-space:nowrap;color:var(--muted);font-weight:500;font-size:12px}
 th,td{padding:4px 14px 4px 0;border-bottom:1px solid var(--line);vertical-align:top;
-overflow-wrap:anywhere}td.num{text-align:right}
+overflow-wrap:anywhere}td.num{text-align:right;white-space:nowrap}
 @media(max-width:760px){main{grid-template-columns:1fr}}
 """
