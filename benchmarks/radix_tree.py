@@ -82,10 +82,10 @@ def spread(cache: RadixCache, sequences: list[Int32]) -> None:
     for i, tokens in enumerate(sequences):
         for _ in range(i % 7):
             lease = cache.acquire("model", tokens)
-            lease.note_use(tokens)
+            lease.note_use()
             lease.release()
         lease = cache.acquire("model", tokens)
-        lease.note_use(tokens)
+        lease.note_use()
         if i % 3 == 0:
             lease.park(0.0, pause_s=None if i % 2 else float(4 ** (i % 5)))
             if i % 5 == 0:

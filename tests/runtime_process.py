@@ -25,20 +25,21 @@ import json, sys
 from pathlib import Path
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.endpoints import ServerCurve
+from radixrt.runtime.gateway_process import HttpService
 from radixrt.runtime.server import Server
 given = json.loads(sys.argv[1])
 curve = ServerCurve(*map(Path, given["curve"])) if given["curve"] else None
 config = RuntimeConfig(
     model=Path(given["model"]), endpoint=given["endpoint"], drain_s=given["drain_s"]
 )
-gateway = lambda endpoint, port: json.dumps({"endpoint": endpoint, "port": port}).encode()
+settings = lambda endpoint, port: json.dumps({"endpoint": endpoint, "port": port}).encode()
+http = HttpService(settings, command=tuple(given["gateway"])) if given["gateway"] else None
 Server(
     config,
     curve=curve,
     ready_file=Path(given["ready_file"]),
     engine_command=tuple(given["engine"]),
-    gateway=gateway if given["gateway"] else None,
-    gateway_command=tuple(given["gateway"]),
+    http=http,
     ping_interval_s=1.0,
 ).run()
 """

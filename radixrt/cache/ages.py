@@ -16,9 +16,10 @@ UPPER: Final[NDArray[np.float64]] = np.append(EDGES[1:], 2 * EDGES[-1])
 
 NUM_AGES: Final = len(EDGES)
 
-_EDGE_LIST: Final[list[float]] = EDGES.tolist()
+EDGE_LIST: Final[list[float]] = EDGES.tolist()
+OLDEST_S: Final[float] = float(UPPER[-1])
 
 
 def age_bucket(age_s: float) -> int:
     """Return the bucket of an age."""
-    return bisect_right(_EDGE_LIST, age_s) - 1 if age_s > 0.0 else 0
+    return bisect_right(EDGE_LIST, age_s) - 1 if age_s > 0.0 else 0

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from radixrt.cache.history import Eviction
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
-from radixrt.cache.radix import RadixCache
+from radixrt.cache.radix import Lease, RadixCache
 
 Cause = Literal[
     "never_seen",
@@ -91,16 +91,16 @@ def explain_misses(
     field: str,
     refused: Refused | None,
     now: float,
+    lease: Lease,
     below: RadixCache | None = None,
-    keys: UInt64 | None = None,
 ) -> tuple[Miss, ...]:
     """Return the misses that make up ``[num_cached, n)`` of a prompt, int32 [n], in order.
 
     ``limit`` is how much of the prompt may come from the cache at all. ``shared`` is the namespace
     that everybody may see, ``field`` what sets this request's apart from it. Prefixes of other
     tenants are never looked for: that they exist is their secret. ``below`` is the host's cache, if
-    there is one: a page is evicted when the last tier has given it up. ``keys``: a lease's
-    ``page_keys``.
+    there is one: a page is evicted when the last tier has given it up. ``lease`` was acquired for
+    the first ``limit`` tokens, has noted their use and was not extended since.
     """
     n = len(token_ids)
     misses: list[Miss] = []
@@ -115,6 +115,7 @@ def explain_misses(
         misses.append(Miss(at, end, "namespace", field=field))
         at = end
     page_size = cache.page_size
+    keys = lease.page_keys
     for page, eviction in _evictions(cache, below, namespace, token_ids, at // page_size, keys):
         end = min((page + 1) * page_size, n)
         if eviction is None or end <= at:
@@ -124,9 +125,9 @@ def explain_misses(
         _add(misses, at, end, eviction, now)
         at = end
     if at < n:
-        theirs = cache.continuation(namespace, token_ids[:limit], CONTEXT_TOKENS)
-        if at == num_cached and at > 0 and len(theirs):
-            misses.append(Miss(at, n, "diverged", theirs=tuple(theirs.tolist())))
+        theirs = lease.following(CONTEXT_TOKENS) if at == num_cached and at > 0 else ()
+        if len(theirs):
+            misses.append(Miss(at, n, "diverged", theirs=tuple(map(int, theirs))))
         else:
             misses.append(Miss(at, n, "never_seen"))
     return tuple(misses)

@@ -15,6 +15,9 @@ TIERS: Final = ("device", "host", "disk", "remote")
 _SPARE_BITS = 20
 """The lowest bits of a hash are the poorest ones."""
 
+_FEW = 4
+"""Pages up to which a loop is quicker than array operations."""
+
 MIN_RECORDS: Final = 1 << 16
 MAX_RECORDS: Final = 1 << 21
 
@@ -90,6 +93,8 @@ class PageHistory:
 
     def evictions(self, keys: UInt64) -> list[Eviction | None]:
         """Return how each page went; None for one that is not remembered."""
+        if len(keys) <= _FEW:
+            return [self._eviction_of(key) for key in keys.tolist()]
         at = self._places(keys)
         found = self._keys[at] == keys
         if not found.any():  # a new prompt, the usual case
@@ -104,6 +109,12 @@ class PageHistory:
                 strict=True,
             )
         ]
+
+    def _eviction_of(self, key: int) -> Eviction | None:
+        at = (key >> _SPARE_BITS) & self._mask
+        if int(self._keys[at]) != key:
+            return None
+        return Eviction(TIERS[self._tier[at]], float(self._when[at]), int(self._whom[at]))
 
     def _places(self, keys: UInt64) -> NDArray[np.int64]:
         places: NDArray[np.int64] = (keys >> np.uint64(_SPARE_BITS)).astype(np.int64)

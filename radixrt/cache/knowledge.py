@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,20 @@ from radixrt.cache.pagehash import PageHash, UInt64
 from radixrt.cache.reuse import ReuseModel
 
 NO_KEYS: Final[UInt64] = np.zeros(0, np.uint64)
+
+FEW_PAGES: Final = 4
+"""Pages up to which a loop is quicker than array operations."""
+
+
+class Known(NamedTuple):
+    """The hashes of the first full pages of a text, uint64 [n], and its watched pages by hash, with
+    their numbers (some may lie behind those n)."""
+
+    keys: UInt64
+    watched: dict[int, int]
+
+
+UNKNOWN: Final = Known(NO_KEYS, {})
 
 
 class Knowledge:
@@ -38,8 +52,9 @@ class Knowledge:
         ``keys`` are their hashes, if they are known. Adds those of the sample to ``watched``.
         Returns the uses of each, those before its last eviction included, and the hash at the end.
         """
-        if len(key) <= self._page_bytes:
-            return self._one_born(before, key, now, first_page, watched)
+        if len(key) <= FEW_PAGES * self._page_bytes:
+            hashes = self.hash.steps(before, key) if keys is None else keys.tolist()
+            return self._few_born(hashes, len(key), now, first_page, watched), hashes[-1]
         if keys is None:
             keys = self.hash.chain(before, key)
         uses = np.minimum(self.history.uses(keys), 254) + np.uint8(1)
@@ -53,35 +68,62 @@ class Knowledge:
                 watched.update(zip(new, numbers, strict=True))
         return bytearray(uses.tobytes()), int(keys[-1])
 
-    def _one_born(
-        self, before: int, key: bytes, now: float, first_page: int, watched: dict[int, int]
-    ) -> tuple[bytearray, int]:
-        after = self.hash.step(before, key)
-        uses = min(self.history.uses_of(after) + 1, 255)
-        reuse = self._reuse
-        if reuse is not None and len(key) == self._page_bytes and reuse.is_one_watched(after):
-            reuse.born([after], [uses], now)
-            watched[after] = first_page
-        return bytearray((uses,)), after
+    def _few_born(
+        self,
+        hashes: list[int],
+        num_bytes: int,
+        now: float,
+        first_page: int,
+        watched: dict[int, int],
+    ) -> bytearray:
+        uses, reuse = bytearray(), self._reuse
+        for page, key in enumerate(hashes):
+            uses.append(min(self.history.uses_of(key) + 1, 255))
+            is_full = (page + 1) * self._page_bytes <= num_bytes
+            if reuse is not None and is_full and reuse.is_one_watched(key):
+                reuse.born([key], [uses[-1]], now)
+                watched[key] = first_page + page
+        return uses
 
     def used(
-        self, before: int, key: bytes, now: float, *, is_first: bool
+        self, before: int, key: bytes, now: float, *, is_first: bool, known: Known = UNKNOWN
     ) -> tuple[dict[int, int], UInt64]:
         """A request asks for ``key`` behind the root of hash ``before``; returns its watched pages
-        with which of its pages they are, and the hashes of all its full pages."""
+        with which of its pages they are, and the hashes of all its full pages. ``known`` is what an
+        earlier call returned of a text with the same first pages."""
         num_full = len(key) // self._page_bytes
         if num_full == 0:
             return {}, NO_KEYS
+        if len(known.keys):
+            watched, keys = self._continued(key, num_full, known)
+        else:
+            watched, keys = self._all_of(before, key, num_full)
+        if self._reuse is not None:
+            if is_first:
+                self._reuse.used([*watched], now)
+            else:
+                self._reuse.resumed(watched, now)
+        return watched, keys
+
+    def _all_of(self, before: int, key: bytes, num_full: int) -> tuple[dict[int, int], UInt64]:
         keys = self.hash.chain(before, key[: num_full * self._page_bytes])
         if self._reuse is None:
             return {}, keys
-        is_watched = self._reuse.is_watched(keys)
-        watched: list[int] = keys[is_watched].tolist()
-        if is_first:
-            self._reuse.used(watched, now)
-        else:
-            self._reuse.resumed(watched, now)
-        return dict(zip(watched, np.flatnonzero(is_watched).tolist(), strict=True)), keys
+        if num_full <= FEW_PAGES:
+            is_watched = self._reuse.is_one_watched
+            return {k: page for page, k in enumerate(keys.tolist()) if is_watched(k)}, keys
+        at = np.flatnonzero(self._reuse.is_watched(keys))
+        return dict(zip(keys[at].tolist(), at.tolist(), strict=True)), keys
+
+    def _continued(self, key: bytes, num_full: int, known: Known) -> tuple[dict[int, int], UInt64]:
+        keys, num_known = known.keys[:num_full], len(known.keys)
+        watched = {hashed: page for hashed, page in known.watched.items() if page < len(keys)}
+        if num_known < num_full:
+            rest = key[num_known * self._page_bytes : num_full * self._page_bytes]
+            more, others = self._all_of(int(keys[-1]), rest, num_full - num_known)
+            watched |= {hashed: num_known + page for hashed, page in more.items()}
+            keys = np.concatenate([keys, others])
+        return watched, keys
 
     def rests(self, watched: Iterable[int], state: int, now: float) -> None:
         """No request runs on these pages any more."""

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from radixrt.cache.knowledge import NO_KEYS
-from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, encode, page_ids
+from radixrt.cache.knowledge import NO_KEYS, UNKNOWN, Known
+from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, decode, encode, page_ids
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
 from radixrt.cache.reuse import ENDED, PLAIN, idle_state
-from radixrt.cache.tree import Tree
+from radixrt.cache.tree import Match, Tree
 from radixrt.errors import InvalidArgument
 
 
@@ -45,7 +45,8 @@ class Lease:
     ``num_tokens`` is m and ``pages`` (int32 [m / page size]) are the tree's, valid until the lease
     is released or parked. ``tail`` is a page of the tree whose first tokens continue the match:
     copy it into a page of your own, then ``drop_tail()``. After ``note_use``, ``page_keys`` uint64
-    are the hashes of the prompt's full pages.
+    are the hashes of the prompt's full pages, ``prompt`` (as ``encode`` writes it) being what the
+    lease was acquired for.
 
     One thread, the cache's, uses a lease.
     """
@@ -58,6 +59,9 @@ class Lease:
         tail: tuple[Node, int] | None,
         num_tokens: int,
         pages: Int32,
+        prompt: bytes,
+        beyond: tuple[Node, int] | None,
+        seed: int,
     ) -> None:
         self.num_tokens = num_tokens
         self.pages = pages
@@ -70,7 +74,9 @@ class Lease:
         self._num_pages = len(pages)
         self._watched: dict[int, int] = {}  # watched pages of the path: hash, number
         self.page_keys: UInt64 = NO_KEYS
-        self._prompt = b""
+        self._prompt = prompt
+        self._beyond = beyond  # where in the tree other tokens follow the match
+        self._seed = seed
         if tail is not None:
             self._tail_node, tail_tokens = tail
             self.tail = TailPage(int(page_ids(self._tail_node.pages)[0]), tail_tokens)
@@ -109,51 +115,64 @@ class Lease:
             pages[num_old : num_old + -(-len(key) // page_bytes)], dtype=np.int32
         )
         now = self._clock()
-        found = tree.match(self._node, full)
-        path = found.path
-        if found.child is not None and found.split:
-            path.append(tree.split(found.child, found.split))
-        end = path[-1] if path else self._node
-        tree.move_lock(self._node, end)
+        end, canonical, num_known = self._node, [self.pages], 0
+        if end.children:
+            found = tree.match(end, full)
+            path = found.path
+            if found.child is not None and found.split:
+                path.append(tree.split(found.child, found.split))
+            if path:
+                end = path[-1]
+                tree.move_lock(self._node, end)
+                num_known = (found.matched + found.split) // page_bytes
+                canonical.append(page_ids(b"".join([node.pages for node in path])))
         tree.touch(end, now)
-        num_known = (found.matched + found.split) // page_bytes
         new = own[num_known : len(full) // page_bytes]
-        canonical = [self.pages, page_ids(b"".join([node.pages for node in path])), new]
         if len(new):
+            canonical.append(new)
             more = full[num_known * page_bytes :]
             first_page = num_old + num_known
             keys = self._known_keys(end.chain, first_page, more)
             end = tree.append(end, more, new.tobytes(), now, first_page, self._watched, keys)
-        duplicates = [own[:num_known]]
+        duplicates = own[:num_known].copy()  # the caller may write to its array
         self._node = end
         if final:
             self._state = "final"
             if num_tail and not self._append_partial(key[len(full) :], own[-1:], now):
-                duplicates.append(own[-1:])
+                duplicates = np.concatenate([duplicates, own[-1:]])
         self.num_tokens += len(full) // TOKEN_BYTES
-        self.pages = np.concatenate(canonical)
-        self._num_pages = len(self.pages)
-        extension = Extension(self.pages, np.concatenate(duplicates))
-        tree.counters.duplicate_pages += len(extension.duplicates)
-        return extension
+        if len(canonical) > 1:
+            self.pages = np.concatenate(canonical)
+            self._num_pages = len(self.pages)
+        tree.counters.duplicate_pages += len(duplicates)
+        return Extension(self.pages, duplicates)
 
-    def note_use(self, token_ids: Int32, *, is_first: bool = True) -> None:
-        """Count a request for ``token_ids`` (int32 [n], what the lease was acquired for) as a use.
+    def note_use(self, *, is_first: bool = True, known: Known = UNKNOWN) -> None:
+        """Count what the lease was acquired for as a use of the whole prompt.
 
-        With ``is_first`` False the same request runs again, which is none.
+        With ``is_first`` False the same request runs again: that is none. ``known`` is what another
+        lease of a text with the same beginning knew (``known_of``): only the rest is hashed.
         """
         tree = self._tree
         if tree.known is None:
             return
-        root = self._node
-        while root.parent is not None:
-            root = root.parent
-        self._prompt = encode(token_ids)
         self._watched, self.page_keys = tree.known.used(
-            root.chain, self._prompt, self._clock(), is_first=is_first
+            self._seed, self._prompt, self._clock(), is_first=is_first, known=known
         )
         if is_first:
             tree.warm(self._node)
+
+    def known_of(self, num_pages: int) -> Known:
+        """Return what ``note_use`` found of the first pages, also when the lease is over."""
+        return Known(self.page_keys[:num_pages], self._watched)
+
+    def following(self, num: int) -> Int32:
+        """Return up to ``num`` tokens that follow, in the cache, the match that the lease was
+        acquired with; nothing when nothing does, or nothing any more. Changes nothing."""
+        if self._beyond is None:
+            return np.zeros(0, np.int32)
+        node, at = self._beyond
+        return decode(self._tree.text_from(node, at, num * TOKEN_BYTES))
 
     def hold(self, ttl_s: float, priority: int) -> None:
         """Ask to keep the path for ``ttl_s`` seconds of disuse, held or parked. ``priority`` 0 to 3
@@ -247,7 +266,7 @@ class Lease:
         """Return the hashes of pages that the prompt said would come, if they did come, and behind
         what the prompt has before them (of hash ``before``)."""
         start = first_page * self._tree.page_bytes
-        if not self._prompt.startswith(key, start):
+        if not len(self.page_keys) or not self._prompt.startswith(key, start):
             return None
         if first_page and before != int(self.page_keys[first_page - 1]):
             return None
@@ -262,27 +281,36 @@ class Lease:
 
     def _forget(self, state: str) -> None:
         self._state = state
+        self._prompt, self._beyond = b"", None
         self.num_tokens = 0
         self.pages = self.pages[:0]
 
 
-def acquire(tree: Tree, clock: Callable[[], float], namespace: str, key: bytes) -> Lease:
-    """Lock and touch the longest path that ``key`` begins with."""
-    root = tree.root(namespace)
-    found = tree.match(root, key)
-    path, tail = found.path, None
-    if found.child is not None and found.split:
-        path.append(tree.split(found.child, found.split))
-    if found.child is not None and found.tail:
-        # The tail's page becomes a node of its own, so that its lock pins one page, not a long run.
-        node = found.child
-        if node.num_pages > 1:
-            node = tree.split(node, tree.page_bytes)
-        tail = node, found.tail // TOKEN_BYTES
+def acquire(tree: Tree, clock: Callable[[], float], root: Node, key: bytes, found: Match) -> Lease:
+    """Lock and touch the path that was found of ``key`` below ``root``; the tree has not changed
+    since."""
+    path, tail, child = found.path, None, found.child
+    beyond = None
+    if child is not None and found.split:
+        path = [*path, tree.split(child, found.split)]
+    if child is not None:
+        node = child
+        if found.tail:
+            # The tail's page becomes a node of its own, so that its lock pins one page, not a long
+            # run.
+            if node.num_pages > 1:
+                node = tree.split(node, tree.page_bytes)
+            tail = node, found.tail // TOKEN_BYTES
+        beyond = node, found.tail
     end = path[-1] if path else root
+    if child is None and end.children:
+        wanted = key[found.matched : found.matched + tree.page_bytes]
+        near = next(page for page in end.children.neighbours(wanted) if page is not None)
+        beyond = end.children[near], 0
     tree.lock(end)
     tree.touch(end, clock())
     if tail is not None:
         tree.lock(tail[0])
     pages = page_ids(b"".join([node.pages for node in path]))
-    return Lease(tree, clock, end, tail, (found.matched + found.split) // TOKEN_BYTES, pages)
+    num_tokens = (found.matched + found.split) // TOKEN_BYTES
+    return Lease(tree, clock, end, tail, num_tokens, pages, key, beyond, root.chain)

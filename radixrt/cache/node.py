@@ -13,6 +13,8 @@ Int32 = NDArray[np.int32]
 TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
 Place = tuple[int, float, int]
+_FEW = 64
+"""Tokens up to which comparing numbers is quicker than comparing arrays."""
 NEVER = float("-inf")
 
 
@@ -124,10 +126,18 @@ def decode(key: bytes | bytearray) -> Int32:
 def common_prefix(key: bytes, start: int, other: bytes | bytearray) -> int:
     """Return how many bytes of ``key[start:]`` and ``other`` agree, in whole tokens."""
     num = min(len(key) - start, len(other)) // TOKEN_BYTES
+    if num <= _FEW:
+        return _short_prefix(key[start : start + num * TOKEN_BYTES], other)
     ours = np.frombuffer(key, np.uint32, num, start)
     differs = ours != np.frombuffer(other, np.uint32, num)
     first = int(differs.argmax()) if num else 0
     return TOKEN_BYTES * (first if num and differs[first] else num)
+
+
+def _short_prefix(key: bytes, other: bytes | bytearray) -> int:
+    size = len(key)
+    differs = int.from_bytes(key, "big") ^ int.from_bytes(other[:size], "big")
+    return (8 * size - differs.bit_length()) // (8 * TOKEN_BYTES) * TOKEN_BYTES
 
 
 def page_ids(pages: bytes | bytearray) -> Int32:

@@ -15,6 +15,8 @@ _STEP_BACK = pow(_STEP, -1, 1 << 64)
 _MIX_INT = 0xBF58476D1CE4E5B9
 _MIX = np.uint64(_MIX_INT)
 _SHIFT = np.uint64(29)
+_FEW = 4
+"""Pages up to which a loop is quicker than array operations."""
 
 
 class PageHash:
@@ -46,6 +48,8 @@ class PageHash:
 
         ``before`` is the hash of the pages in front.
         """
+        if len(key) <= _FEW * 4 * self._page_size:
+            return np.array(self.steps(before, key), np.uint64)
         pages = self._pages(key)
         num = len(pages)
         self._grow(num)
@@ -53,6 +57,14 @@ class PageHash:
         sums += np.uint64(before)
         sums *= self._forth[:num]
         return sums
+
+    def steps(self, before: int, key: bytes | bytearray) -> list[int]:
+        """``chain`` page by page, as numbers: quicker for a few pages, where arrays cost most."""
+        size, hashes = 4 * self._page_size, []
+        for at in range(0, len(key), size):
+            before = (before * _STEP + self._page(key[at : at + size])) & _MASK
+            hashes.append(before)
+        return hashes
 
     def step(self, before: int, page: bytes | bytearray) -> int:
         """Return the hash after one page, which may be partial: ``chain`` for the case that is in
@@ -83,7 +95,7 @@ class PageHash:
         tokens = np.frombuffer(key, np.uint32).astype(np.uint64)
         tail = len(tokens) % self._page_size
         full = tokens[: len(tokens) - tail].reshape(-1, self._page_size)
-        sums: UInt64 = (full * self._weights).sum(axis=1, dtype=np.uint64)
+        sums: UInt64 = full @ self._weights
         if tail:
             partial = (tokens[len(tokens) - tail :] * self._weights[:tail]).sum(dtype=np.uint64)
             sums = np.append(sums, partial + np.uint64(tail))

@@ -44,6 +44,11 @@ class PageAllocator:
         if n > self.num_free:
             raise OutOfPages(f"{n} pages asked for, {self.num_free} of {self.num_usable} are free")
         rest = self.num_free - n
+        if n == 1:
+            page = self._stack[rest : self.num_free].copy()
+            self.num_free = rest
+            self._is_free[page] = False
+            return page
         pages = self._stack[rest : self.num_free][::-1].copy()
         self.num_free = rest
         self._is_free[pages] = False
@@ -58,19 +63,30 @@ class PageAllocator:
         n = len(pages)
         if n == 0:
             return
+        if n == 1:
+            self._give_one(int(pages[0]))
+            return
         if pages.min() < 1 or pages.max() >= self.num_pages:
             raise InvalidArgument("pages", pages, f"page numbers are 1 .. {self.num_pages - 1}")
         if self._is_free[pages].any():
             free = pages[self._is_free[pages]]
             raise InvalidArgument("pages", free, "these are free already: give a page back once")
-        if n > 1:
-            order = np.arange(n, dtype=np.int32)
-            self._rank[pages] = order
-            if (self._rank[pages] != order).any():
-                raise InvalidArgument("pages", pages, "a page comes twice: give it back once")
+        order = np.arange(n, dtype=np.int32)
+        self._rank[pages] = order
+        if (self._rank[pages] != order).any():
+            raise InvalidArgument("pages", pages, "a page comes twice: give it back once")
         self._stack[self.num_free : self.num_free + n] = pages[::-1]
         self.num_free += n
         self._is_free[pages] = True
+
+    def _give_one(self, page: int) -> None:
+        if not 1 <= page < self.num_pages:
+            raise InvalidArgument("pages", page, f"page numbers are 1 .. {self.num_pages - 1}")
+        if self._is_free[page]:
+            raise InvalidArgument("pages", page, "it is free already: give a page back once")
+        self._stack[self.num_free] = page
+        self.num_free += 1
+        self._is_free[page] = True
 
     def is_free(self, pages: Int32) -> NDArray[np.bool_]:
         """Return for each of ``pages`` whether nobody owns it, bool [n]."""

@@ -16,10 +16,39 @@ from radixrt.cache.lease import Extension, Lease, TailPage
 from radixrt.cache.node import NEVER, TOKEN_BYTES, decode, encode
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
-from radixrt.cache.tree import Tree
+from radixrt.cache.tree import NOTHING, Match, Tree
 from radixrt.errors import InvalidArgument, OutOfPages
 
-__all__ = ["CacheCounters", "Extension", "Lease", "RadixCache", "TailPage"]
+__all__ = ["CacheCounters", "Extension", "Lease", "Lookup", "RadixCache", "TailPage"]
+
+
+class Lookup:
+    """A prompt that is looked up in a cache: several times at the price of one, while the tree
+    stays as it is."""
+
+    __slots__ = ("_match", "_tree", "_version", "key", "namespace")
+
+    def __init__(self, tree: Tree, namespace: str, token_ids: Int32) -> None:
+        self.namespace = namespace
+        self.key = encode(token_ids)
+        self._tree = tree
+        self._match = NOTHING
+        self._version = -1
+
+    @property
+    def match(self) -> Match:
+        """What the tree knows of it now."""
+        tree = self._tree
+        if self._version != tree.version:
+            root = tree.roots.get(self.namespace)
+            self._match = tree.match(root, self.key) if root is not None else NOTHING
+            self._version = tree.version
+        return self._match
+
+    @property
+    def num_tokens(self) -> int:
+        """How many of the first tokens are cached now, the tail included."""
+        return self.match.num_bytes // TOKEN_BYTES
 
 
 class RadixCache:
@@ -86,22 +115,33 @@ class RadixCache:
         root = self._tree.roots.get(namespace)
         return self._tree.match(root, encode(token_ids)).num_bytes // TOKEN_BYTES if root else 0
 
+    def lookup(self, namespace: str, token_ids: Int32) -> Lookup:
+        """Return a way to ask more than once what is cached of ``token_ids``. Changes nothing."""
+        return Lookup(self._tree, namespace, token_ids)
+
     def acquire(self, namespace: str, token_ids: Int32) -> Lease:
         """Lock and touch the longest cached prefix of ``token_ids`` (int32 [n]); may split nodes.
 
         The lease covers its full pages and offers the page in which the match ends as ``tail``. It
         may cover nothing; release it all the same.
         """
-        lease = leases.acquire(self._tree, self._clock, namespace, encode(token_ids))
-        self.counters.acquired += 1
-        self.counters.asked_tokens += len(token_ids)
-        self.counters.hit_tokens += lease.num_tokens
-        self.counters.hit_tokens += lease.tail.num_tokens if lease.tail else 0
+        return self.acquire_found(self.lookup(namespace, token_ids))
+
+    def acquire_found(self, lookup: Lookup) -> Lease:
+        """``acquire`` for a prompt that was looked up before."""
+        tree, counters = self._tree, self.counters
+        root = tree.root(lookup.namespace)
+        found = lookup.match
+        lease = leases.acquire(tree, self._clock, root, lookup.key, found)
+        counters.acquired += 1
+        counters.asked_tokens += len(lookup.key) // TOKEN_BYTES
+        counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return lease
 
     def hold(self, namespace: str, token_ids: Int32) -> Lease:
         """``acquire`` without counting as a use: for who copies pages to another tier."""
-        return leases.acquire(self._tree, _never, namespace, encode(token_ids))
+        root, key = self._tree.root(namespace), encode(token_ids)
+        return leases.acquire(self._tree, _never, root, key, self._tree.match(root, key))
 
     def continuation(self, namespace: str, token_ids: Int32, num: int) -> Int32:
         """Return up to ``num`` tokens that follow, in the cache, the longest cached prefix of
@@ -111,22 +151,17 @@ class RadixCache:
             return np.zeros(0, np.int32)
         key = encode(token_ids)
         found = self._tree.match(root, key)
-        node, rest = found.child, b""
-        if node is not None:
-            rest = bytes(node.key[found.split + found.tail :])
-        else:
+        node, at = found.child, found.split + found.tail
+        if node is None:
             end = found.path[-1] if found.path else root
             wanted = key[found.matched : found.matched + self._tree.page_bytes]
             for near in end.children.neighbours(wanted):
                 if near is not None:
                     node = end.children[near]
-                    rest = bytes(node.key[: num * TOKEN_BYTES])
                     break
-        while rest and len(rest) < num * TOKEN_BYTES and node is not None:
-            node = node.children.first()
-            rest += bytes(node.key[: num * TOKEN_BYTES]) if node is not None else b""
-        rest = rest[: num * TOKEN_BYTES]
-        return decode(rest)
+            else:
+                return np.zeros(0, np.int32)
+        return decode(self._tree.text_from(node, at, num * TOKEN_BYTES))
 
     def evictions(
         self, namespace: str, token_ids: Int32, first_page: int, keys: UInt64 | None = None
@@ -154,7 +189,8 @@ class RadixCache:
                 f"{num_pages} pages asked for, {self._allocator.num_free} are free and "
                 f"{self.num_evictable} evictable"
             )
-        self.evict(missing, whom)
+        if missing > 0:
+            self.evict(missing, whom)
         return self._allocator.take(num_pages)
 
     def evict(self, num_pages: int, whom: int = 0) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radixrt.cache.ages import EDGES, NUM_AGES, UPPER, age_bucket
+from radixrt.cache.ages import EDGE_LIST, EDGES, NUM_AGES, OLDEST_S, UPPER, age_bucket
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.shadow import Shadow
 
@@ -77,14 +77,16 @@ class ReuseModel:
         self._every_int = (1 << shift) - 1
         self._every = np.uint64(self._every_int)
         self.shadow = Shadow(max(1, num_pages >> shift))
-        self._uses: Float64 = np.zeros((NUM_GROUPS, NUM_AGES))
-        self._time: Float64 = np.zeros((NUM_GROUPS, NUM_AGES))
+        # Lists, for they are changed element by element; by group and bucket, flat.
+        self._uses = [0.0] * (NUM_GROUPS * NUM_AGES)
+        self._time = [0.0] * (NUM_GROUPS * NUM_AGES)
+        self._passed = [0] * (NUM_GROUPS * NUM_AGES)
         self._slots: OrderedDict[int, int] = OrderedDict()  # by key, the longest unused first
         self._free = list(range(MAX_WATCHED))
-        self._group = np.full(MAX_WATCHED, _RUNNING, np.int64)
-        self._since = np.zeros(MAX_WATCHED)
-        self._counted = np.zeros(MAX_WATCHED)
-        self._num_uses = np.zeros(MAX_WATCHED, np.int64)
+        self._group = [_RUNNING] * MAX_WATCHED
+        self._since = [0.0] * MAX_WATCHED
+        self._counted = [0.0] * MAX_WATCHED
+        self._num_uses = [0] * MAX_WATCHED
         self._refreshed = now
         self.worth: list[list[float]] = self._worths()
         self.shadow.worth = self.worth
@@ -110,26 +112,25 @@ class ReuseModel:
 
     def used(self, keys: Sequence[int], now: float) -> None:
         """A request asks for watched pages, cached or not."""
-        slots = self._slots
+        slots, groups, use = self._slots, self._group, self.shadow.use
         for key in keys:
             slot = slots.get(key)
             if slot is None:
                 continue
             slots.move_to_end(key)
-            group = int(self._group[slot])
+            group = groups[slot]
             if group != _RUNNING:
-                self._count(slot, now)
-                self._uses[group, age_bucket(now - float(self._since[slot]))] += 1
-                self._group[slot] = _RUNNING
+                self._uses[group * NUM_AGES + self._count(slot, group, now)] += 1
+                groups[slot] = _RUNNING
             self._num_uses[slot] += 1
-            self.shadow.use(key, now)
+            use(key, now)
 
     def resumed(self, keys: Iterable[int], now: float) -> None:
         """A request that had to make room goes on: watched pages rest no more, unused."""
         for key in keys:
             slot = self._slots.get(key)
             if slot is not None and self._group[slot] != _RUNNING:
-                self._count(slot, now)
+                self._count(slot, self._group[slot], now)
                 self._group[slot] = _RUNNING
 
     def rests(self, keys: Iterable[int], state: int, now: float) -> None:
@@ -139,8 +140,8 @@ class ReuseModel:
             if slot is None:
                 continue
             if self._group[slot] != _RUNNING:
-                self._count(slot, now)
-            group = group_of(state, int(self._num_uses[slot]))
+                self._count(slot, self._group[slot], now)
+            group = group_of(state, self._num_uses[slot])
             self._group[slot] = group
             self._since[slot] = self._counted[slot] = now
             self.shadow.rests(key, group, now)
@@ -165,29 +166,52 @@ class ReuseModel:
         slot = self._slots[key] = self._free.pop()
         return slot
 
-    def _count(self, slot: int, now: float) -> None:
-        """Add the time that a page has rested since it was last counted."""
-        since, counted = float(self._since[slot]), float(self._counted[slot])
-        low, high = counted - since, now - since
-        group, first = int(self._group[slot]), age_bucket(low)
-        for bucket in range(first, age_bucket(high) + 1):
-            within = min(high, float(UPPER[bucket])) - max(low, float(EDGES[bucket]))
-            self._time[group, bucket] += max(within, 0.0)
+    def _count(self, slot: int, group: int, now: float) -> int:
+        """Add the time that a page has rested in its group since it was last counted; return the
+        bucket of its age.
+
+        The buckets that lie between are noted as passed, so it costs the same for any time.
+        """
+        since = self._since[slot]
+        low = min(self._counted[slot] - since, OLDEST_S)
+        high = min(now - since, OLDEST_S)
+        first, last = age_bucket(low), age_bucket(high)
+        if high > low:
+            at = group * NUM_AGES
+            self._passed[at + first] += 1
+            self._passed[at + last] -= 1
+            self._time[at + last] += high - EDGE_LIST[last]
+            self._time[at + first] -= low - EDGE_LIST[first]
         self._counted[slot] = now
+        return last
 
     def _count_all(self, now: float) -> None:
-        rested = np.flatnonzero(self._group != _RUNNING)
-        groups = self._group[rested]
-        low = self._counted[rested] - self._since[rested]
-        high = now - self._since[rested]
-        for bucket in range(NUM_AGES):
-            within = np.minimum(high, UPPER[bucket]) - np.maximum(low, EDGES[bucket])
-            within = np.maximum(within, 0.0)
-            self._time[:, bucket] += np.bincount(groups, within, NUM_GROUPS)
-        self._counted[rested] = now
+        """``_count`` for all pages that rest."""
+        groups, since = np.array(self._group), np.array(self._since)
+        counted = np.array(self._counted)
+        low, high = np.minimum(counted - since, OLDEST_S), np.minimum(now - since, OLDEST_S)
+        grown = np.flatnonzero((groups != _RUNNING) & (high > low))
+        at, low, high = groups[grown] * NUM_AGES, low[grown], high[grown]
+        first = np.searchsorted(EDGES[1:], low, "right")
+        last = np.searchsorted(EDGES[1:], high, "right")
+        num = NUM_GROUPS * NUM_AGES
+        passed = np.bincount(at + first, minlength=num) - np.bincount(at + last, minlength=num)
+        time = np.bincount(at + last, high - EDGES[last], num)
+        time -= np.bincount(at + first, low - EDGES[first], num)
+        self._passed = (np.array(self._passed) + passed).tolist()
+        self._time = (np.array(self._time) + time).tolist()
+        counted[grown] = now
+        self._counted = counted.tolist()
+
+    def _observed(self) -> tuple[Float64, Float64]:
+        """Return uses and rested time by group and bucket, float64 [groups, ages] each."""
+        shape = NUM_GROUPS, NUM_AGES
+        passed = np.array(self._passed, np.float64).reshape(shape).cumsum(axis=1)
+        time = np.array(self._time).reshape(shape) + passed * _WIDTHS
+        return np.array(self._uses).reshape(shape), np.maximum(time, 0.0)
 
     def _hazards(self) -> Float64:
-        uses, time = self._uses, self._time
+        uses, time = self._observed()
         by_age = 1.0 / _CENTRES
         scale = (uses.sum() + 1.0) / ((time.sum(axis=0) * by_age).sum() + 10.0)
         believed = scale * by_age

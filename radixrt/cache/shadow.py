@@ -33,21 +33,26 @@ class Shadow:
 
     def use(self, key: int, now: float) -> None:
         """A watched page is asked for, or was computed."""
+        recent, held, hits = self._recent, self._held, self._hits
+        is_recent, group = key in recent, held.get(key)
+        is_held = group is not None
         self.num_uses += 1
-        is_recent, group = key in self._recent, self._held.get(key)
-        for which, hit in enumerate((is_recent, group is not None)):
-            self._hits[which] = _FADE * self._hits[which] + hit
-            self.num_hits[which] += hit
-        self._recent.pop(key, None)
-        self._recent[key] = None
-        if len(self._recent) > self._num_pages:
-            self._recent.popitem(last=False)
+        self.num_hits[0] += is_recent
+        self.num_hits[1] += is_held
+        hits[0] = _FADE * hits[0] + is_recent
+        hits[1] = _FADE * hits[1] + is_held
+        if is_recent:
+            recent.move_to_end(key)
+        else:
+            recent[key] = None
+            if len(recent) > self._num_pages:
+                recent.popitem(last=False)
         if group is not None and group >= 0:
             del self._by_group[group][key]
-        self._held[key] = -1
-        if len(self._held) > self._num_pages:
+        held[key] = -1
+        if not is_held and len(held) > self._num_pages:
             self._evict(now)
-        self.prefers_lru = self._hits[1] < _MARGIN * self._hits[0]
+        self.prefers_lru = hits[1] < _MARGIN * hits[0]
 
     def rests(self, key: int, group: int, now: float) -> None:
         """A watched page ages from now on as one of ``group``."""

@@ -129,7 +129,7 @@ class _Simulation:
         tokens: Int32 = np.array(request.blocks, np.int32)
         lease = self._cache.acquire("trace", tokens)
         num_found = len(lease.pages)
-        lease.note_use(tokens)
+        lease.note_use()
         if num_found < len(tokens):
             pages = self._cache.take(len(tokens) - num_found)
             lease.extend(tokens, np.concatenate([lease.pages, pages]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
@@ -41,6 +41,10 @@ class Match(NamedTuple):
         return self.matched + self.split + self.tail
 
 
+NOTHING: Final = Match([], 0, None, 0, 0)
+"""The match of a key in a namespace that has nothing."""
+
+
 class Watcher(Protocol):
     """Is told what happens to a tree (``Tree.watchers``), by the cache's thread; changes nothing.
 
@@ -73,6 +77,8 @@ class Tree:
     with a lock. A lock on a node locks its ancestors, so what is unlocked is closed under
     descendants and can be given up leaf by leaf. Costs O(1) a node that becomes locked or unlocked:
     a path that another lease holds already is not walked.
+
+    ``version`` grows with every change of what a ``Match`` says.
     """
 
     def __init__(
@@ -92,12 +98,14 @@ class Tree:
         self.num_cached = 0
         self.num_locked = 0
         self.watchers: tuple[Watcher, ...] = ()
+        self.version = 0
         self._next_serial = 0
 
     def root(self, namespace: str) -> Node:
         """Return the namespace's root, made on first use; it goes when empty and unlocked."""
         root = self.roots.get(namespace)
         if root is None:
+            self.version += 1
             root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
             if self.known is not None:
                 root.chain = self.known.hash.seed(namespace)
@@ -124,6 +132,8 @@ class Tree:
             path.append(child)
             at += num
             node = child
+        if not node.children:
+            return Match(path, at, None, 0, 0)
         nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
         return Match(path, at, nearest, 0, tail)
 
@@ -135,6 +145,16 @@ class Tree:
                 if common > tail:
                     best, tail = neighbour, common
         return (None if best is None else node.children[best]), tail
+
+    def text_from(self, node: Node, at: int, num_bytes: int) -> bytes:
+        """Return up to ``num_bytes`` of what is in the tree from byte ``at`` of a node's key on,
+        along the first children."""
+        found = bytes(node.key[at : at + num_bytes])
+        step: Node | None = node
+        while found and len(found) < num_bytes and step is not None:
+            step = step.children.first()
+            found += bytes(step.key[:num_bytes]) if step is not None else b""
+        return found[:num_bytes]
 
     def below(self, node: Node) -> list[Node]:
         """Return ``node`` and everything that continues it, children before their parents."""
@@ -153,6 +173,7 @@ class Tree:
         parent = node.parent
         assert parent is not None
         assert 0 < num_bytes < len(node.key)
+        self.version += 1
         num_page_bytes = num_bytes // self.page_bytes * PAGE_ID_BYTES
         upper = self._node(parent, node.key[:num_bytes], node.pages[:num_page_bytes], node.used)
         upper.locks, upper.parks = min(node.locks, 1), min(node.parks, 1)
@@ -191,7 +212,9 @@ class Tree:
         numbers in the sequence, ``first_page`` for the first. ``keys`` are the pages' hashes, if
         they are known.
         """
-        self._free_superseded_by(node, key)
+        self.version += 1
+        if node.children:
+            self._free_superseded_by(node, key)
         num_pages = len(pages) // PAGE_ID_BYTES
         self.num_cached += num_pages
         self.num_locked += num_pages
@@ -231,6 +254,7 @@ class Tree:
         assert not node.children
         for watcher in self.watchers:
             watcher.cut(node, min(num_pages, node.num_pages))
+        self.version += 1
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
             if self.known is not None:
@@ -416,6 +440,7 @@ class Tree:
         if node.parent is None:
             namespace = node.key.decode("utf-8")
             if self.roots.get(namespace) is node:
+                self.version += 1
                 del self.roots[namespace]
         elif self._is_superseded(node):
             self._free(node)
@@ -443,6 +468,7 @@ class Tree:
             or len(child.key) < self.page_bytes
         ):
             return
+        self.version += 1
         if node.backed == node.num_pages:
             node.backed += child.backed
         child.backed = node.backed

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-GROUPS = ("serve", "talk", "bench", "doctor", "keys", "cache", "top", "trace", "version")
+GROUPS = ("serve", "talk", "plan", "bench", "doctor", "keys", "cache", "top", "trace", "version")
 """Modules of this package that hold commands."""
 
 

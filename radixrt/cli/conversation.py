@@ -202,6 +202,8 @@ def _open(where: Where) -> Backend:
 
     if where.endpoint:
         return rt.connect(where.endpoint)
+    if where.url:
+        return rt.OpenAI(where.url)
     from radixrt.bench.models import parse_settings
 
     return rt.Runtime(where.model, **parse_settings(where.settings))

@@ -60,7 +60,13 @@ def serve(given: dict[str, Given]) -> None:
             gateway("ipc://to-be-chosen", None)
             check_address(options.host, options.port)
         from radixrt.runtime.endpoints import ServerCurve
+        from radixrt.runtime.gateway_process import HttpService
         from radixrt.runtime.server import Server
+
+        http = None
+        if options.http:
+            names = options.model_name
+            http = HttpService(gateway, names[0] if names else "", needs_key=bool(keys))
 
         curve = None
         if options.curve_secret is not None and options.allow is not None:
@@ -69,7 +75,7 @@ def serve(given: dict[str, Given]) -> None:
             config,
             curve=curve,
             is_open=options.insecure,
-            gateway=gateway if options.http else None,
+            http=http,
             ready_file=options.ready_file,
         ).run()
 

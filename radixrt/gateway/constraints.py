@@ -36,7 +36,8 @@ def constraint_of(request: SamplingFields) -> Constraint | None:
         if (value := getattr(request, name)) is not None
         and (constraint := read(name, value)) is not None
     ]
-    if len(found) > 1:
+    # A client may say one thing in the words of several versions of a server.
+    if len({constraint for _, constraint in found}) > 1:
         names = " and ".join(name for name, _ in found)
         raise invalid(found[1][0], f"{names} exclude each other; give one", "conflict")
     return found[0][1] if found else None

@@ -52,11 +52,11 @@ _NAMES = {
     "choices": "response_format",
     "token_ids": "prompt",
     "chat": "messages",
+    "json": "response_format",
 }
 """The protocol's name of an argument → that of the field it came from."""
 
-_ARGUMENT = re.compile(r"^(?:an earlier operation of branch \d+ failed: )?([a-z_]+)(?:\[|\.|=)")
-_BRANCH = re.compile(r"^an earlier operation of branch \d+ failed: ")
+_ARGUMENT = re.compile(r"^([a-z_]+)(?:\[|\.|=|: )")
 
 
 @dataclass(eq=False)
@@ -108,7 +108,7 @@ def of_failure(failed: Failed) -> ApiError:
     name = argument.group(1) if argument is not None and status == 400 else None
     return ApiError(
         status,
-        _BRANCH.sub("", failed.message),
+        failed.message,
         None if name is None else _NAMES.get(name, name),
         _CODES.get(failed.code, failed.code),
     )

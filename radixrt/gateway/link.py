@@ -208,15 +208,16 @@ class RuntimeLink:
         self._loop.call_soon(self._on_readable)
 
     def _on_message(self, message: Any) -> None:
-        if isinstance(message, Chunk | Finished):
+        if type(message) is Chunk:  # nearly all of them
             entry = self._exchanges.get(message.call)
             if entry is not None:
-                exchange, position = entry
-                if isinstance(message, Finished):
-                    del self._exchanges[message.call]
-                exchange.put(position, message)
+                entry[0].put(entry[1], message)
             return
         match message:
+            case Finished():
+                entry = self._exchanges.pop(message.call, None)
+                if entry is not None:
+                    entry[0].put(entry[1], message)
             case Failed():
                 self._on_failed(message)
             case Reply():
@@ -237,14 +238,16 @@ class RuntimeLink:
                 log.warning("unexpected %s", type(message).__name__)
 
     def _on_failed(self, failed: Failed) -> None:
-        if failed.call is None:
-            # A refused append is told again by the call of its branch.
-            if failed.branch is None:
-                log.warning("the runtime refused a message: %s", failed.message)
+        # A branch has the id of its one call: what refuses its text is the call's outcome.
+        call_id = failed.branch if failed.call is None else failed.call
+        if call_id is None:
+            log.warning("the runtime refused a message: %s", failed.message)
             return
-        entry = self._exchanges.pop(failed.call, None)
+        entry = self._exchanges.pop(call_id, None)
         if entry is not None:
             entry[0].put(entry[1], failed)
+            return
+        if failed.call is None:
             return
         future = self._questions.get(failed.call)
         if future is not None and not future.done():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -26,6 +27,8 @@ KEEP_ALIVE_S = 75
 
 def main() -> None:
     """Read the settings' line from stdin, serve, end with stdin or by SIGTERM."""
+    # uvicorn drains when it gets the signal, and then raises it again for who handled it before.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     line = sys.stdin.buffer.readline()
     try:
         settings = GatewaySettings.from_json(line)

@@ -11,12 +11,9 @@ from radixrt.runtime.explaining import explain
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.queue import WaitingQueue
 from radixrt.runtime.request import Request
-from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.slots import MIN_SHARED_TOKENS, SlotTable, head_of
 
 Int32 = NDArray[np.int32]
-
-MIN_SHARED_TOKENS = 8
-"""Waiting for another request's prefix must save at least so many tokens: it costs a step."""
 
 MAX_REFUSALS = 8
 """How many requests that do not fit are looked at in one step."""
@@ -39,6 +36,7 @@ class Admission:
         self.kv = kv
         self.growth_share = 0.5
         self._outstanding = 0
+        self._unnoted: list[tuple[Request, bool]] = []
 
     def retracted(self) -> None:
         """Memory ran short: reserve all growth for a while."""
@@ -57,54 +55,63 @@ class Admission:
     def try_start(self, request: Request) -> bool:
         """Give the request a slot, its cached prefix and a lease; False when memory is short."""
         kv = self.kv
+        expected = self._pages_expected(request)
         shared = kv.peek(request) // self.slots.page_size
-        if self._pages_expected(request) - shared + self._outstanding > kv.num_available:
+        if expected - shared + self._outstanding > kv.num_available:
             return False  # not even if the match cost nothing
         kv.match(request)
         lease = request.lease
-        if not self._fits(request):
+        if not self._fits(request, expected):
             if lease is None or lease.tail is None or self.slots.num_active:
                 kv.unmatch(request)
                 return False
             lease.drop_tail()  # alone, and the tail's page is the one that is missing
-            if not self._fits(request):
+            if not self._fits(request, expected):
                 kv.unmatch(request)
                 return False
         self.queue.admitted(request)
         slot = self.slots.take(request)
         kv.adopt(request)
-        self._outstanding += self._pages_expected(request) - int(self.slots.num_pages[slot])
+        self._outstanding += expected - int(self.slots.num_pages[slot])
         is_first = request.cached < 0
         if is_first:
             # Tokens that a constraint forces may be there already; they are no prompt.
             request.waited_s = time.monotonic() - request.arrived
             request.cached = min(int(self.slots.num_computed[slot]), request.prompt_len)
             request.evicted = kv.num_evicted(request, request.cached)
-        kv.note_use(request, is_first=is_first)
-        if is_first:
-            request.explained = explain(kv, request)
+        self._unnoted.append((request, is_first))
         self.growth_share = max(self.min_share, self.growth_share * self.decay)
         return True
+
+    def note_started(self) -> None:
+        """Take what was admitted into the statistics of the cache, and tell what became of each
+        prompt. To be called before the step is read back, best while it is being computed."""
+        started, self._unnoted = self._unnoted, []
+        for request, is_first in started:
+            if request.slot < 0:
+                continue  # its step could not be launched
+            self.kv.note_use(request, is_first=is_first)
+            if is_first:
+                request.explained = explain(self.kv, request)
 
     def provider(self, request: Request) -> tuple[Request, int] | None:
         """Return the running request that is computing the longest prefix that the waiting one
         lacks, and that prefix' length; None when waiting for it would not pay."""
         slots, kv, request_ids = self.slots, self.kv, request.token_ids
         limit = min(request.logits_from, len(request_ids))
-        if not slots.catching or not kv.reuse or limit < MIN_SHARED_TOKENS:
-            return None
-        if not request.is_cached:
+        if not kv.reuse or not request.is_cached or limit < MIN_SHARED_TOKENS:
             return None
         # Most prompts differ at once from all that are computed: no look at the tree then.
-        rows = self._agreeing(np.array([*slots.catching], np.int32), request_ids, 0)
-        if len(rows) == 0:
+        rows = np.flatnonzero(slots.catching == head_of(request_ids))
+        if not len(rows):
             return None
         cached = kv.peek(request)
         gain_end = cached + MIN_SHARED_TOKENS
         if gain_end > limit:
             return None
         best: tuple[Request, int] | None = None
-        for slot in self._agreeing(rows, request_ids, cached).tolist():
+        # The same goes for what comes behind the prefix that is cached already.
+        for slot in rows[slots.tokens[rows, cached] == request_ids[cached]].tolist():
             running = slots.requests[slot]
             if running is None or running.namespace != request.namespace or running.is_over:
                 continue
@@ -119,18 +126,12 @@ class Admission:
             request.known_before = cached
         return best
 
-    def _agreeing(self, rows: Int32, token_ids: Int32, start: int) -> Int32:
-        end = start + MIN_SHARED_TOKENS
-        agrees = self.slots.tokens[rows, start:end] == token_ids[start:end]
-        agreeing: Int32 = rows[agrees.all(axis=1)]
-        return agreeing
-
     def _pages_expected(self, request: Request) -> int:
         n = len(request.token_ids)
         end = min(n + int(self.growth_share * (request.max_len - n)), request.max_len - 1)
         return self.kv.pages_of(max(end, n))
 
-    def _fits(self, request: Request) -> bool:
+    def _fits(self, request: Request, expected: int) -> bool:
         have = len(request.lease.pages) if request.lease is not None else 0
-        need = self._pages_expected(request) - have
+        need = expected - have
         return need + self._outstanding <= self.kv.num_available

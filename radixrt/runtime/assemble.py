@@ -79,7 +79,7 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     device = devices.choose_device(config.device)
     model_config = read_config(config.model_path)
     total = devices.memory_info(device).total
-    config = _with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
+    config = with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
     dtype = devices.choose_dtype(config.dtype, model_config.dtype, device)
     before = devices.memory_info(device)
     ops, ops_why = choose_ops(device, config.ops)
@@ -249,7 +249,8 @@ def _graph_bytes(
     return largest + GRAPH_BYTES * len(graph_sizes(config.max_running))
 
 
-def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+def with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+    """Return the config with the context that is served. Raises ``ConfigError``."""
     length = config.context_length or model.context_length
     if length > model.context_length:
         raise ConfigError(
@@ -289,6 +290,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
     if not tokenizer_file.exists():
         return None
     try:
+        from radixrt.runtime.grammar.judges import Judges
         from radixrt.runtime.grammar.llguidance import LlguidanceEngine
         from radixrt.runtime.grammar.service import GrammarService
     except ImportError as error:
@@ -299,6 +301,7 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         lambda: LlguidanceEngine(
             tokenizer_file, model.vocab_size, model.eos_token_ids, min(num_cores, MASK_THREADS)
         ),
+        judges=Judges(tokenizer_file, model.vocab_size, tuple(model.eos_token_ids)),
         num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.errors import InvalidArgument
+from radixrt.likelihood import choose
 from radixrt.protocol import (
     Chosen,
     Chunk,
@@ -36,7 +37,6 @@ from radixrt.protocol import (
     Usage,
 )
 from radixrt.runtime.branches import Branch, Segment
-from radixrt.runtime.choices import choose
 from radixrt.runtime.constraints import grammar_spec, healing_spec
 from radixrt.runtime.output_stream import OutputStream, top_entries
 from radixrt.runtime.sessions import Session

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.session import Accepted, Session
@@ -12,6 +15,14 @@ from radixrt.runtime.slots import PLACEHOLDER, SlotTable
 from radixrt.runtime.wire import Sampled, SampledLogprob
 
 End = Callable[..., None]
+
+
+class ConstrainedRow(NamedTuple):
+    """The sample ``sample`` of a step, for ``position`` of a constrained request."""
+
+    request: Request
+    position: int
+    sample: int
 
 
 class ConstrainedRows:
@@ -31,26 +42,69 @@ class ConstrainedRows:
         self._slots = slots
         self._end = end
 
-    def take(
-        self, request: Request, position: int, index: int, result: StepResult
+    def take(self, rows: Sequence[ConstrainedRow], result: StepResult) -> list[Sampled]:
+        """Take the samples of a step; returns what was appended. Those that were superseded
+        meanwhile are dropped."""
+        tokens, sampled = self._slots.tokens, []
+        slots = np.array([row.request.slot for row in rows], np.int32)
+        positions = np.array([row.position for row in rows], np.int32)
+        is_open = tokens[slots, positions] == PLACEHOLDER
+        plain_rows: list[int] = []
+        plain_ids: list[int] = []
+        for at, (row, is_wanted) in enumerate(zip(rows, is_open.tolist(), strict=True)):
+            request, token_id = row.request, result.token_ids[row.sample]
+            session = request.session
+            assert session is not None
+            if request.correction is not None:
+                self._correct(request)
+                continue
+            if not is_wanted:
+                continue
+            try:
+                accepted = session.accept_plain(token_id)
+            except GrammarError as error:
+                self._end(request, "failed", str(error), "constraint")
+                continue
+            if accepted is not None and not accepted.is_over and len(accepted.token_ids) == 1:
+                # The usual case: the token takes the place that was kept for it.
+                plain_rows.append(at)
+                plain_ids.append(token_id)
+                request.completion += 1
+                logprob = result.logprobs.get(row.sample)
+                sampled.append(
+                    Sampled(
+                        request.id,
+                        (token_id,),
+                        (logprob,) if logprob else (),
+                        is_provisional=session.is_provisional,
+                    )
+                )
+                continue
+            taken = self._take_one(row, result, accepted)
+            if taken is not None:
+                sampled.append(taken)
+        tokens[slots[plain_rows], positions[plain_rows]] = plain_ids
+        return sampled
+
+    def _take_one(
+        self, row: ConstrainedRow, result: StepResult, accepted: Accepted | None
     ) -> Sampled | None:
-        """Take the sample ``index`` of a step, for ``position`` of the request; None when it was
-        superseded and nothing was appended."""
-        slots, slot, session = self._slots, request.slot, request.session
+        """Take a sample with consequences; ``accepted`` is what they are, if the session has taken
+        it already."""
+        request, position, index = row
+        session = request.session
         assert session is not None
-        if request.correction is not None:
-            self._correct(request)
-            return None
-        if slots.tokens[slot, position] != PLACEHOLDER:
-            return None
         try:
-            accepted = session.accept(result.token_ids[index], *result.marks.get(index, (0.0, 0.0)))
+            if accepted is None:
+                accepted = session.accept(
+                    result.token_ids[index], *result.marks.get(index, (0.0, 0.0))
+                )
         except GrammarError as error:
             self._end(request, "failed", str(error), "constraint")
             return None
         request.completion = len(session.token_ids)
         self._write(request, position, accepted)
-        slots.note_session(request)
+        self._slots.note_session(request)
         if accepted.is_over:
             end_request(request, accepted, self._end)
         logprob = None if accepted.replaced else result.logprobs.get(index)

@@ -19,7 +19,7 @@ def explain(kv: KvSpace, request: Request) -> Explained:
     coalesced = 0
     if request.known_before >= 0:
         coalesced = max(0, on_device - request.known_before)
-    if not kv.reuse or not request.is_cached:
+    if request.lease is None:
         misses: tuple[Miss, ...] = (Miss(0, n, "disabled"),)
     else:
         misses = explain_misses(
@@ -32,7 +32,7 @@ def explain(kv: KvSpace, request: Request) -> Explained:
             field=request.salt.partition("=")[0],
             refused=_refused(request),
             now=kv.cache.now(),
-            keys=request.lease.page_keys if request.lease is not None else None,
+            lease=request.lease,
             below=kv.tiers.host.cache if kv.tiers is not None else None,
         )
     return Explained(n, on_device - coalesced, request.loaded - stores, stores, coalesced, misses)

@@ -45,7 +45,7 @@ class Families:
                 lease.hold(0.0, 0)
 
     def parked(self, family: int, branch: int, lease: Lease) -> None:
-        """A branch of the family is idle, its own call still counted."""
-        if family and self._running.get(family, 0) > 1:
+        """A branch of the family is idle; its own call, if answered, was counted as ``ended``."""
+        if family and self._running.get(family, 0) > 0:
             lease.hold(MAX_WAIT_S, _PRIORITY)
             self._waiting.setdefault(family, set()).add(branch)

@@ -524,7 +524,6 @@ class Frontend:
 
     def _counters(self) -> dict[str, Any]:
         return {
-            "model": self._model.name,
             "state": self._state.phase,
             "engine_up": self._engine.is_up,
             "epoch": self._epoch,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from radixrt.errors import ConfigError
@@ -31,6 +32,21 @@ _MAX_LINE = 4096
 
 Settings = Callable[[int | None], bytes]
 """The JSON of the settings; with a port, the one to listen at, else the one that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpService:
+    """What an HTTP process is to be.
+
+    ``settings`` makes its JSON from the runtime's endpoint and a port as of ``Settings``. It serves
+    the model as ``model_name``, by the model's own name when empty; ``needs_key``: to those who
+    have one. ``command`` runs it.
+    """
+
+    settings: Callable[[str, int | None], bytes]
+    model_name: str = ""
+    needs_key: bool = False
+    command: tuple[str, ...] = GATEWAY_COMMAND
 
 
 class GatewayProcess:

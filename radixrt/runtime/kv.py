@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import PageLoad
+from radixrt.cache.knowledge import UNKNOWN, Known
 from radixrt.cache.pages import PageAllocator
-from radixrt.cache.radix import Lease, RadixCache
+from radixrt.cache.radix import Lease, Lookup, RadixCache
 from radixrt.runtime.device import zeros
 from radixrt.runtime.families import Families
 from radixrt.runtime.plan import PageCopy
@@ -97,6 +98,7 @@ class KvSpace:
         self.copies: list[PageCopy] = []
         self.parked: dict[int, Parked] = {}
         self.families = Families(self._parked_lease)
+        self._lookup: tuple[Request, Int32, int, Lookup] | None = None
         self._wishes: dict[int, tuple[float, int]] = {}
         self._wakeups: list[tuple[float, int]] = []
 
@@ -123,13 +125,22 @@ class KvSpace:
         """Return how many tokens a waiting request would find cached; changes nothing."""
         if not self.reuse or not request.is_cached:
             return 0
-        return self.cache.peek(request.namespace, request.token_ids[: request.logits_from])
+        return self._look_up(request).num_tokens
+
+    def _look_up(self, request: Request) -> Lookup:
+        """Return what is cached of a waiting request. The last one is remembered: a request is
+        asked for several times in a row when it is admitted."""
+        token_ids, limit, last = request.token_ids, request.logits_from, self._lookup
+        if last is None or last[0] is not request or last[1] is not token_ids or last[2] != limit:
+            lookup = self.cache.lookup(request.namespace, token_ids[:limit])
+            self._lookup = last = request, token_ids, limit, lookup
+        return last[3]
 
     def match(self, request: Request) -> int:
         """Lock the longest cached prefix of a waiting request; return its tokens, tail included."""
         if not self.reuse or not request.is_cached:
             return 0
-        lease = self.cache.acquire(request.namespace, request.token_ids[: request.logits_from])
+        lease = self.cache.acquire_found(self._look_up(request))
         request.lease = lease
         return lease.num_tokens + (lease.tail.num_tokens if lease.tail is not None else 0)
 
@@ -145,8 +156,18 @@ class KvSpace:
         lease, selection = request.lease, request.selection
         if lease is not None:
             is_root = selection is None or selection.is_root(request)
-            token_ids = request.token_ids[: request.logits_from]
-            lease.note_use(token_ids, is_first=is_first and is_root)
+            lease.note_use(is_first=is_first and is_root, known=self._known_of(request))
+
+    def _known_of(self, request: Request) -> Known:
+        """Return what is known of the first pages of a request that its branch had before."""
+        parked = self.parked.get(request.branch)
+        if parked is None or parked.namespace != request.namespace:
+            return UNKNOWN
+        num = min(len(parked.token_ids), request.logits_from)
+        differs = parked.token_ids[:num] != request.token_ids[:num]
+        if differs.any():
+            num = int(differs.argmax())
+        return parked.lease.known_of(num // self.page_size)
 
     def adopt(self, request: Request) -> None:
         """Put the matched pages into the page table of the request's slot. The matched tail, a page

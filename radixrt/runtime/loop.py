@@ -102,6 +102,7 @@ class EngineLoop:
 
     def close(self) -> None:
         """End what goes on beside the loop; nothing can be computed afterwards."""
+        self.calls.close()
         if self.snapshots is not None:
             self.snapshots.close()
         if self.scheduler.kv.tiers is not None:
@@ -122,7 +123,8 @@ class EngineLoop:
         has_work = self.scheduler.has_work or bool(self._in_flight)
         if has_work:
             self._compute_safely()
-            self._replies += self.calls.ended(self.scheduler.settle())
+            self._answer_ended()
+            self.scheduler.settle()
         self._drain()
         self._send()
         return has_work or bool(messages)
@@ -136,6 +138,7 @@ class EngineLoop:
         filling = None if self._in_flight else self._masks.begin(plan, aside=True)
         is_early = not self._in_flight
         step = self.engine.launch(plan)
+        self.scheduler.note_launched()
         self._commit(0)
         if not is_early:
             filling = self._masks.begin(plan, aside=False)
@@ -233,6 +236,12 @@ class EngineLoop:
             | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
         )
 
+    def _answer_ended(self) -> None:
+        ended = self.scheduler.take_ended()
+        self._replies += self.calls.ended(ended)
+        if ended:
+            self._send()  # who waits for them shall not wait for their pages as well
+
     def _send(self) -> None:
         messages: list[FromEngine] = []
         if self._sampled:
@@ -258,7 +267,8 @@ class EngineLoop:
         if len(self.calls) and self._clock() >= self._drain_until:
             self.calls.fail_all("engine_fault", "the runtime shut down before the call ended")
             self._in_flight.clear()
-            self._replies += self.calls.ended(self.scheduler.settle())
+            self._answer_ended()
+            self.scheduler.settle()
         self.is_over = not len(self.calls)
 
 

@@ -108,6 +108,11 @@ class OpenCalls:
         """Return the counters of compiled constraints."""
         return {} if self._pending is None else self._pending.service.snapshot()
 
+    def close(self) -> None:
+        """End the threads and processes that work for calls."""
+        if self._pending is not None:
+            self._pending.service.close()
+
     def abort(self, call_id: int) -> None:
         """Mark a call to end; unknown ids are those that have ended."""
         for request in self._requests_of(call_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,18 +79,20 @@ class Capacity:
         return ids.astype(np.int32, copy=False)
 
     def _check_sampling(self, sampling: TokenSampling) -> None:
-        self._ids("logit_bias", np.array([token for token, _ in sampling.logit_bias], np.int64))
-        self._ids("stop_token_ids", np.array(sampling.stop_token_ids, np.int64))
+        if sampling.logit_bias:
+            self._ids("logit_bias", np.array([token for token, _ in sampling.logit_bias], np.int64))
+        if sampling.stop_token_ids:
+            self._ids("stop_token_ids", np.array(sampling.stop_token_ids, np.int64))
         top_n = sampling.top_logprobs_num
         for name, is_right, way_out in (
             ("max_tokens", sampling.max_tokens >= 0, "use 0 or more"),
-            ("temperature", 0 <= sampling.temperature < np.inf, "use a number of at least 0"),
+            ("temperature", 0 <= sampling.temperature < inf, "use a number of at least 0"),
             ("top_p", 0 < sampling.top_p <= 1, "use a number in (0, 1]"),
             ("top_k", 0 <= sampling.top_k < 2**31, "use 0 (all tokens) or more"),
             ("min_p", 0 <= sampling.min_p <= 1, "use a number in [0, 1]"),
-            ("repetition_penalty", 0 < sampling.repetition_penalty < np.inf, "use more than 0"),
-            ("frequency_penalty", np.isfinite(sampling.frequency_penalty), "use a number"),
-            ("presence_penalty", np.isfinite(sampling.presence_penalty), "use a number"),
+            ("repetition_penalty", 0 < sampling.repetition_penalty < inf, "use more than 0"),
+            ("frequency_penalty", isfinite(sampling.frequency_penalty), "use a number"),
+            ("presence_penalty", isfinite(sampling.presence_penalty), "use a number"),
             ("top_logprobs_num", 0 <= top_n <= self.vocab_size, f"use 0 … {self.vocab_size}"),
         ):
             if not is_right:
@@ -97,6 +100,8 @@ class Capacity:
 
     def _check_length(self, prompt_len: int, max_tokens: int) -> None:
         total = prompt_len + max_tokens
+        if total <= self.max_context and total <= self.kv_tokens:
+            return
         asked = f"a prompt of {prompt_len} tokens and max_tokens={max_tokens} make {total}"
         if total > self.max_context:
             raise RefusedError(
@@ -104,9 +109,8 @@ class Capacity:
                 f"{asked}; the context holds {self.max_context}: shorten the prompt or lower "
                 "max_tokens",
             )
-        if total > self.kv_tokens:
-            raise RefusedError(
-                "too_long",
-                f"{asked}; the KV memory holds {self.kv_tokens}: shorten the prompt, lower "
-                "max_tokens or start the runtime with more --memory",
-            )
+        raise RefusedError(
+            "too_long",
+            f"{asked}; the KV memory holds {self.kv_tokens}: shorten the prompt, lower "
+            "max_tokens or start the runtime with more --memory",
+        )

@@ -6,6 +6,7 @@ On a terminal the phase that goes on has a line of its own that moves until it i
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from types import TracebackType
@@ -16,6 +17,8 @@ from radixrt.runtime.wire import Progress
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
+
+    from radixrt.runtime.gateway_process import HttpService
 
 
 class Reporter:
@@ -55,13 +58,15 @@ class Reporter:
 
     def progress(self, progress: Progress) -> None:
         """Write a phase of the engine's start, which goes on until the next event."""
+        self._end_phase()
         self.event(progress.phase, progress.detail)
         if self._console is not None:
-            self._end_phase()
             self._status = self._console.status(progress.phase, spinner="dots")
             self._status.start()
 
-    def ready(self, info: dict[str, Any], endpoint: str, url: str | None) -> None:
+    def ready(
+        self, info: dict[str, Any], endpoint: str, url: str | None, http: HttpService | None = None
+    ) -> None:
         """Say what is served and how it is reached. ``info`` is that of ``wire.Ready``."""
         self._end_phase()
         where = {"endpoint": endpoint} | ({} if url is None else {"url": url})
@@ -78,7 +83,9 @@ class Reporter:
             **where,
         )
         if not self._is_json:
-            for name, text in summary(info, endpoint, url):
+            for name, text in summary(info, endpoint):
+                self._write(f"    {name:<10}{text}")
+            for name, text in [] if url is None or http is None else how_to_ask(info, url, http):
                 self._write(f"    {name:<10}{text}")
 
     def _write(self, line: str) -> None:
@@ -93,8 +100,8 @@ class Reporter:
             self._status = None
 
 
-def summary(info: dict[str, Any], endpoint: str, url: str | None) -> list[tuple[str, str]]:
-    """Return (what, text) lines about a runtime that is ready, the last of them to be copied."""
+def summary(info: dict[str, Any], endpoint: str) -> list[tuple[str, str]]:
+    """Return (what, text) lines about a runtime that is ready."""
     model, places = (
         str(info.get("model", "")),
         {"device": "on the device", "host": "in host memory"},
@@ -113,17 +120,17 @@ def summary(info: dict[str, Any], endpoint: str, url: str | None) -> list[tuple[
             ("requests", f"{at_once:,} at once; {min(whole, at_once):,} of {context:,} tokens each")
         )
     lines.append(("ZeroMQ", endpoint))
-    if url is not None:
-        body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
-        lines.append(("HTTP", f"{url}/v1"))
-        lines.append(
-            (
-                "try",
-                f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
-                f"-d '{json.dumps(body)}'",
-            )
-        )
     return lines
+
+
+def how_to_ask(info: dict[str, Any], url: str, http: HttpService) -> list[tuple[str, str]]:
+    """Return (what, text) lines about HTTP, the last of them to be copied."""
+    model = http.model_name or str(info.get("model", ""))
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    key = ' -H "Authorization: Bearer $RADIXRT_API_KEY"' if http.needs_key else ""
+    where = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key}"
+    curl = f"{where} -d {shlex.quote(body)}"
+    return [("HTTP", f"{url}/v1"), ("page", f"{url}/"), ("try", curl)]
 
 
 def _chosen(info: dict[str, Any], part: str) -> str:

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.cache.host import PageLoad
-from radixrt.runtime.admission import MAX_REFUSALS, MIN_SHARED_TOKENS, Admission
-from radixrt.runtime.constrained import ConstrainedRows
+from radixrt.runtime.admission import MAX_REFUSALS, Admission
+from radixrt.runtime.constrained import ConstrainedRow, ConstrainedRows
 from radixrt.runtime.deadlines import Deadlines
 from radixrt.runtime.kv import KvSpace
 from radixrt.runtime.metrics import Metrics
 from radixrt.runtime.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.queue import WaitingQueue
 from radixrt.runtime.request import Reason, Request
-from radixrt.runtime.slots import PLACEHOLDER, SlotTable
+from radixrt.runtime.slots import MIN_SHARED_TOKENS, PLACEHOLDER, SlotTable
 from radixrt.runtime.wire import Sampled
 
 Int32 = NDArray[np.int32]
@@ -69,6 +69,7 @@ class Scheduler:
         self._lease_bias_s = lease_bias_s
         self._clock = clock
         self._ending: list[Request] = []
+        self._ended: list[Request] = []
         self._retracting: list[Request] = []
         self._fetching: list[Request] = []
         self._is_cache_doubtful = False
@@ -307,6 +308,7 @@ class Scheduler:
     def commit(self, plan: Plan, result: StepResult) -> list[Sampled]:
         """Take a step's result in; return its new tokens. Then ``settle``."""
         slots = self.slots
+        self.admission.note_started()
         self._collect_scores(plan, result)
         holders = np.array([request.slot for request in plan.requests], np.int32)
         present = np.flatnonzero(holders == plan.slots)
@@ -326,16 +328,15 @@ class Scheduler:
         new_slots: list[int] = []
         new_at: list[int] = []
         new_ids: list[int] = []
+        constrained: list[ConstrainedRow] = []
         for index, row in enumerate(plan.sample_rows.tolist()):
             request = plan.requests[row]
             if request.reason is not None:
                 continue
-            token = result.token_ids[index]
             if request.session is not None:
-                taken = self._constrained.take(request, positions[index], index, result)
-                if taken is not None:
-                    sampled.append(taken)
+                constrained.append(ConstrainedRow(request, positions[index], index))
                 continue
+            token = result.token_ids[index]
             request.completion += 1
             new_slots.append(request.slot)
             new_at.append(positions[index])
@@ -348,6 +349,8 @@ class Scheduler:
             elif request.completion >= request.sampling.max_tokens:
                 self.end(request, "length")
         slots.tokens[new_slots, new_at] = new_ids
+        if constrained:
+            sampled += self._constrained.take(constrained, result)
         return sampled
 
     def _caught_up(self, request: Request, start: int, end: int) -> None:
@@ -357,7 +360,7 @@ class Scheduler:
         request.computed = max(request.computed, min(end, request.prompt_len) - request.cached)
         self.metrics.computed(request, start, end)
         if end >= known:
-            slots.catching.pop(request.slot, None)
+            slots.catching[request.slot] = 0
         num_shared = min(end, known)
         kv.share(request, num_shared)
         if end >= known and not request.samples:
@@ -380,9 +383,20 @@ class Scheduler:
                 scoring.found.extend(result.found[index])
                 scoring.tops.extend(result.tops[index])
 
-    def settle(self) -> list[Request]:
-        """Free what ended and what has to make room; return the requests that ended."""
+    def note_launched(self) -> None:
+        """The planned step is being computed: do what it does not wait for."""
+        self.admission.note_started()
+
+    def take_ended(self) -> list[Request]:
+        """Return the requests that have ended; ``settle`` frees what they hold."""
         ended, self._ending = self._ending, []
+        self._ended += ended
+        return ended
+
+    def settle(self) -> None:
+        """Free what those that were taken hold, and what has to make room."""
+        self.admission.note_started()
+        ended, self._ended = self._ended, []
         for request in ended:
             self._free(request)
             self.deadlines.discard(request)
@@ -393,7 +407,6 @@ class Scheduler:
         for request in retracting:
             if request.reason is None:
                 self._retract(request)
-        return ended
 
     def _free(self, request: Request) -> None:
         if request.slot < 0:

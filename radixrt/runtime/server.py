@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,7 @@ from radixrt.runtime.endpoints import (
     private_directory,
 )
 from radixrt.runtime.frontend import Frontend
-from radixrt.runtime.gateway_process import GATEWAY_COMMAND, GatewayProcess
+from radixrt.runtime.gateway_process import GatewayProcess, HttpService
 from radixrt.runtime.lobby import Lobby
 from radixrt.runtime.reporter import Reporter
 from radixrt.runtime.sessions import PING_INTERVAL_S
@@ -38,9 +38,6 @@ TICK_S = 0.1
 
 FAREWELL_S = 1.0
 """How long a runtime that ends waits for its clients to have read everything."""
-
-GatewaySettings = Callable[[str, int | None], bytes]
-"""(endpoint of the runtime, port or None) → the JSON that an HTTP process is started with."""
 
 _MAX_MESSAGES_A_ROUND = 32
 """Messages of clients handled before the engine's are looked at again."""
@@ -58,23 +55,20 @@ class Server:
         *,
         curve: ServerCurve | None = None,
         is_open: bool = False,
-        gateway: GatewaySettings | None = None,
+        http: HttpService | None = None,
         ready_file: Path | None = None,
         engine_command: tuple[str, ...] | None = None,
-        gateway_command: tuple[str, ...] | None = None,
         ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
-        """``is_open``: an endpoint that other machines reach needs no ``curve``. ``gateway`` makes
-        the settings of an HTTP process, which is then run too. ``ready_file`` gets the endpoint,
-        and the URL on a second line, when the runtime serves. ``engine_command`` and
-        ``gateway_command`` run other processes than the real ones. ``ping_interval_s``: how often
-        clients show that they live. Raises ``ConfigError``."""
+        """``is_open``: an endpoint that other machines reach needs no ``curve``. ``http``: run an
+        HTTP process too. ``ready_file`` gets the endpoint, and the URL on a second line, when the
+        runtime serves. ``engine_command`` runs another engine than the real one.
+        ``ping_interval_s``: how often clients show that they live. Raises ``ConfigError``."""
         if config.endpoint:
             check_endpoint(config.endpoint, curve, is_open=is_open)
         self._config = config
         self._curve = curve
-        self._gateway_settings = gateway
-        self._gateway_command = gateway_command
+        self._http = http
         self._ready_file = ready_file
         self._engine_command = engine_command
         self._ping_interval_s = ping_interval_s
@@ -149,11 +143,11 @@ class Server:
         """Open the clients' sockets, and start the HTTP process, which has one of its own."""
         endpoint = self._config.endpoint or f"ipc://{directory}/clients"
         self._clients.append(ClientSocket(endpoint, context, self._curve))
-        if self._gateway_settings is not None:
+        if self._http is not None:
             own = f"ipc://{directory}/http"
             self._clients.append(ClientSocket(own, context, None))
-            settings = functools.partial(self._gateway_settings, own)
-            self._gateway = GatewayProcess(settings, self._gateway_command or GATEWAY_COMMAND)
+            settings = functools.partial(self._http.settings, own)
+            self._gateway = GatewayProcess(settings, self._http.command)
             self._gateway.start()
         for clients in self._clients:
             self._poller.register(clients.router, zmq.POLLIN)
@@ -342,7 +336,7 @@ class Server:
             return
         self._is_announced = True
         endpoint = self._clients[0].endpoint
-        self._report.ready(self._ready.info, endpoint, url)
+        self._report.ready(self._ready.info, endpoint, url, self._http)
         if self._ready_file is not None:
             partial = self._ready_file.with_name(self._ready_file.name + ".partial")
             lines = [endpoint] if url is None else [endpoint, url]

@@ -15,6 +15,18 @@ PLACEHOLDER = -1
 """A token that a step in flight is still sampling."""
 
 
+MIN_SHARED_TOKENS = 8
+"""Waiting for another request's prefix must save at least so many tokens: it costs a step."""
+
+
+def head_of(token_ids: Int32) -> int:
+    """Return what two requests have in common if one may wait for a prefix of the other, as a
+    number above 0; 0 when the tokens are too few."""
+    if len(token_ids) < MIN_SHARED_TOKENS:
+        return 0
+    return (int(token_ids[0]) << 31 | int(token_ids[1])) + 1
+
+
 class SlotTable:
     """What a step reads of every running request, so that planning and batch building are a few
     array operations and Python touches only the requests that changed.
@@ -22,10 +34,10 @@ class SlotTable:
     ``tokens`` int32 [S, max_len + 1], ``pages`` int32 [S, max_pages] with zeros past
     ``num_pages``. Of each row: ``num_tokens`` known tokens (placeholders included),
     ``num_computed`` of them launched, ``num_committed`` of them read back. ``num_known`` is
-    ``num_tokens`` at admission: until ``num_committed`` reaches it the slot is in ``catching`` and
-    others may wait for its prefix. ``max_compute`` bounds ``num_computed``. ``varies``: sampling
-    parameters change from token to token. Rows are handed out by ``take`` and come back by
-    ``give``.
+    ``num_tokens`` at admission: until ``num_committed`` reaches it the slot is ``catching`` up
+    (its ``head_of``, else 0) and others may wait for its prefix. ``max_compute`` bounds
+    ``num_computed``. ``varies``: sampling parameters change from token to token. Rows are handed
+    out by ``take`` and come back by ``give``.
     """
 
     def __init__(self, num_slots: int, max_len: int, page_size: int) -> None:
@@ -58,7 +70,7 @@ class SlotTable:
         self.varies = np.zeros(num_slots, np.bool_)
 
         self.requests: list[Request | None] = [None] * num_slots
-        self.catching: dict[int, None] = {}
+        self.catching = np.zeros(num_slots, np.int64)
         self._ages: list[tuple[int, int]] = []
         self._active: Int32 | None = None
         self._free = list(range(num_slots - 1, -1, -1))
@@ -110,7 +122,7 @@ class SlotTable:
         self.wants_logprobs[slot] = sampling.logprobs
         self.requests[slot] = request
         request.slot = slot
-        self.catching[slot] = None
+        self.catching[slot] = head_of(request.token_ids)
         self.note_session(request)
         insort(self._ages, (request.seq, slot))
         self._active = None
@@ -139,7 +151,7 @@ class SlotTable:
         self.num_pages[slot] = 0
         self.runnable[slot] = False
         self.requests[slot] = None
-        self.catching.pop(slot, None)
+        self.catching[slot] = 0
         del self._ages[bisect_left(self._ages, (request.seq, slot))]
         self._active = None
         self._free.append(slot)

@@ -20,7 +20,7 @@ from radixrt.runtime.writer import BranchWriter
 class TokenQuestions:
     """Answers ``Tokenize``, ``Detokenize`` and ``DescribeTokenizer`` with the data of a ``Reply``.
 
-    Raises ``InvalidArgument`` and ``PromptTooLong``.
+    Raises ``InvalidArgument``.
     """
 
     def __init__(
@@ -28,7 +28,8 @@ class TokenQuestions:
     ) -> None:
         self._tokenizer = tokenizer
         self._chat = chat
-        self._writer = BranchWriter(tokenizer, chat, max_context)
+        # Tokens of a text that no context holds can be asked for: the asker cuts it where it wants.
+        self._writer = BranchWriter(tokenizer, chat, max_context=2**31 - 1)
         self._vocab_size = vocab_size
         self._max_context = max_context
 

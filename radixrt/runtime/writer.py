@@ -114,6 +114,7 @@ class BranchWriter:
     def _check_length(self, branch: Branch) -> None:
         if branch.num_tokens > self._max_context:
             raise PromptTooLong(
-                f"branch {branch.id} has {branch.num_tokens} tokens; the context holds "
+                f"the prompt has {branch.num_tokens} tokens, "
+                f"{branch.num_tokens - self._max_context} more than the context of "
                 f"{self._max_context}; append less"
             )

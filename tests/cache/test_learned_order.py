@@ -30,7 +30,7 @@ class Story:
     def compute(self, text: str) -> Lease:
         tokens = np.array([ord(letter) for letter in text], np.int32)
         lease = self.cache.acquire("story", tokens)
-        lease.note_use(tokens)
+        lease.note_use()
         new = self.cache.take(len(text) - len(lease.pages))
         pages = lease.extend(tokens, np.concatenate([lease.pages, new])).pages
         self.letters.update(zip(pages.tolist(), text, strict=True))

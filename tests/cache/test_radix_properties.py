@@ -92,7 +92,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert found == expected, "acquire found what peek did not"
         assert found == self.longest_match(namespace, sequence), "not the longest match"
         self.assert_written(namespace, sequence, lease)
-        lease.note_use(ids(sequence), is_first=keeps_tail)
+        lease.note_use(is_first=keeps_tail)
         call = Call(namespace, sequence[: lease.num_tokens], lease, ids(()))
         self.calls.append(call)
         tail = lease.tail

@@ -7,9 +7,9 @@ from dataclasses import replace
 from radixrt.runtime.grammar import gbnf
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.closing import shortest_close
-from radixrt.runtime.grammar.compiled import Compiled
+from radixrt.runtime.grammar.compiled import Compiled, Validator
 from radixrt.runtime.grammar.gbnf_lark import to_lark
-from radixrt.runtime.grammar.json_schema import compile_schema
+from radixrt.runtime.grammar.json_schema import compile_schema, parse_schema
 from radixrt.runtime.grammar.lark import (
     choices_grammar,
     healed,
@@ -23,13 +23,46 @@ from radixrt.runtime.grammar.llguidance import (
 )
 from radixrt.runtime.grammar.tools import ToolValidator, parse_tools, tools_grammar
 from radixrt.runtime.grammar.validate import FinalValidator
+from radixrt.runtime.grammar.verdicts import Judged
 from radixrt.runtime.wire import GrammarSpec
 
 MAX_TEXT_LEN = 512 * 1024
 """Characters that the text of a constraint may have."""
 
+CHECKED_KINDS = ("json_schema", "tools")
+"""Kinds whose finished texts are validated."""
+
 CLOSING_LIMIT = 4096
 """Tokens that the shortest text under a constraint is looked for with."""
+
+
+def adopt(
+    engine: LlguidanceEngine, spec: GrammarSpec, judged: Judged, validator: Validator | None
+) -> tuple[Compiled, LlguidanceMatcher]:
+    """Return what ``compile_grammar`` would, of a constraint that was compiled elsewhere:
+    ``validator`` is used if it has to be checked at all."""
+    is_checked = spec.kind in CHECKED_KINDS
+    compiled = Compiled(
+        judged.grammar,
+        is_json=judged.is_json,
+        is_enforced=judged.is_enforced,
+        keywords=judged.keywords,
+        warnings=judged.warnings,
+        limits=judged.limits,
+        validator=validator if is_checked else None,
+        shortest=judged.shortest,
+        tools=parse_tools(spec.text) if spec.kind == "tools" else None,
+        opening=judged.opening,
+    )
+    return compiled, _build(engine, judged.grammar, spec)
+
+
+def validator_of(kind: str, text: str) -> Validator | None:
+    """Return the final check of texts under a constraint; None for kinds that need none. Raises
+    ``GrammarError``."""
+    if kind == "json_schema":
+        return FinalValidator(parse_schema(text))
+    return ToolValidator(parse_tools(text)) if kind == "tools" else None
 
 
 def compile_grammar(
@@ -39,7 +72,7 @@ def compile_grammar(
 
     Takes milliseconds to seconds, most of them without the interpreter lock.
     """
-    _check_text(spec)
+    check_text(spec)
     compiled, matcher = _compile(engine, spec)
     if spec.finish == "valid":
         is_json = spec.kind in ("json_schema", "tools")
@@ -51,10 +84,11 @@ def compile_grammar(
             matcher = engine.build(compiled.grammar)
         if shortest is not None:
             compiled = replace(compiled, shortest=tuple(shortest))
-    return compiled, matcher
+    return replace(compiled, opening=tuple(matcher.forced())), matcher
 
 
-def _check_text(spec: GrammarSpec) -> None:
+def check_text(spec: GrammarSpec) -> None:
+    """Raise ``GrammarError`` for a constraint that is too long, or no text."""
     if len(spec.text) > MAX_TEXT_LEN:
         raise GrammarError(
             f"{spec.kind}: {len(spec.text)} characters; a constraint has at most {MAX_TEXT_LEN}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from radixrt.runtime.grammar.enforcement import Keyword
 from radixrt.runtime.grammar.limits import CountLimit
 from radixrt.runtime.grammar.tools import Tools
 from radixrt.runtime.grammar.validate import Failure
+from radixrt.runtime.grammar.ways import Ways
 
 
 class Validator(Protocol):
@@ -21,8 +22,9 @@ class Validator(Protocol):
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """``grammar`` is the engine's form; ``shortest`` a short text under it as tokens, None where
-    none was looked for or found. ``validator`` checks finished texts; ``is_enforced``: it is not
-    expected to find anything, so text may be shown before."""
+    none was looked for or found; ``opening`` the tokens that every text begins with; ``ways`` what
+    is remembered of ways to the end. ``validator`` checks finished texts; ``is_enforced``: it is
+    not expected to find anything, so text may be shown before."""
 
     grammar: str
     is_json: bool = False
@@ -33,3 +35,5 @@ class Compiled:
     validator: Validator | None = None
     shortest: tuple[int, ...] | None = None
     tools: Tools | None = None
+    opening: tuple[int, ...] = ()
+    ways: Ways = field(default_factory=Ways, compare=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ bracket, a token costs a tenth with them of what it costs without."""
 
 LINE_SLICE = r"[^\n.!?]{1,30}"
 """What the general sets leave of a line: quotes and control characters. A third less for prose."""
+
+_AT_ONCE = 256
+"""Tokens that are read before others get the interpreter lock."""
 
 MOST_REBUILD_S = 0.03
 """A matcher that takes longer to build is not built anew by who uses it."""
@@ -63,9 +67,13 @@ class LlguidanceEngine:
         self._tokenizer = LLTokenizer(
             text, n_vocab=vocab_size, eos_token=list(end_ids), slices=slices
         )
-        self._executor = LLExecutor(num_threads)
+        self._num_threads = num_threads
         self.mask_len = -(-vocab_size // 32)
         self.vocabulary = self._read_vocabulary(vocab_size, end_ids)
+
+    @cached_property
+    def _executor(self) -> LLExecutor:
+        return LLExecutor(self._num_threads)
 
     def build(self, grammar: str) -> LlguidanceMatcher:
         """Return a matcher at the start of a grammar in the engine's form.
@@ -94,6 +102,8 @@ class LlguidanceEngine:
         texts: list[bytes] = []
         control: dict[int, bytes] = {}
         for token_id in range(vocab_size):
+            if token_id % _AT_ONCE == 0:
+                time.sleep(0)  # let those who wait for the interpreter lock have it
             text = tokenizer.decode_bytes([token_id])
             if tokenizer.is_special_token(token_id):
                 control[token_id] = text
@@ -160,6 +170,14 @@ class LlguidanceMatcher:
                 f"token {token_id} is not allowed here: {_first_lines(self.inner.get_error())}"
             )
         self._token_ids.append(token_id)
+
+    def take(self, token_id: int) -> bool:
+        """Accept a token that the last mask allowed, if that is all there is to it; else False,
+        and ``advance`` has to be asked for what is wrong."""
+        if not self.inner.consume_token(token_id):
+            return False
+        self._token_ids.append(token_id)
+        return True
 
     def try_advance(self, token_ids: list[int]) -> bool:
         """Accept all of ``token_ids``, or none."""

@@ -45,26 +45,28 @@ class MaskFiller:
         """Start to fill; None when no row needs a mask. ``aside``: on a thread, while the caller
         goes on."""
         slots = self._slots
-        candidates = np.flatnonzero(slots.has_matcher[plan.slots[plan.sample_rows]])
-        rows, requests = [], []
-        for row in candidates.tolist():
-            at = int(plan.sample_rows[row])
-            request = plan.requests[at]
+        sampling = plan.slots[plan.sample_rows]
+        is_open = slots.tokens[sampling, plan.ends[plan.sample_rows]] == PLACEHOLDER
+        candidates = np.flatnonzero(slots.has_matcher[sampling] & is_open)
+        rows, requests, matchers = [], [], []
+        at, holders = plan.sample_rows[candidates].tolist(), sampling[candidates].tolist()
+        for row, index, slot in zip(candidates.tolist(), at, holders, strict=True):
+            request = plan.requests[index]
+            session = request.session
             is_wanted = (
-                request.session is not None
-                and request.session.needs_mask
+                session is not None
+                and request.slot == slot
                 and request.reason is None
-                and request.slot == plan.slots[at]
                 and request.correction is None
-                and slots.tokens[request.slot, plan.ends[at]] == PLACEHOLDER
+                and session.needs_mask
             )
-            if is_wanted:
+            if session is not None and is_wanted:
                 rows.append(row)
                 requests.append(request)
+                matchers.append(session.matcher)
         if not rows:
             return None
         bitmask = np.empty((len(rows), self._mask_len), np.int32)
-        matchers = [r.session.matcher for r in requests if r.session is not None]
         fill = matchers[0].fill_batch
         future = self._thread.submit(fill, matchers, bitmask) if aside else None
         if future is None:
@@ -83,10 +85,11 @@ class MaskFiller:
             filling.future.result()
             self.seconds += time.perf_counter() - began
         for row, request in zip(filling.masks.bitmask, filling.requests, strict=True):
-            if request.session is None or request.reason is not None:
+            session = request.session
+            if session is None or session.is_mask_complete or request.reason is not None:
                 continue
             try:
-                request.session.restrict(row)
+                session.restrict(row)
             except GrammarError as error:
                 row.fill(-1)
                 fail(request, str(error))

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from radixrt.runtime.grammar.base import GrammarTimeout
 from radixrt.runtime.grammar.cache import Entry, GrammarCache, Key, key_of
-from radixrt.runtime.grammar.compile import compile_grammar
+from radixrt.runtime.grammar.compile import adopt, check_text, compile_grammar
+from radixrt.runtime.grammar.judges import JudgedValidator, Judges, patience
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine
 from radixrt.runtime.grammar.workers import Job, Workers
 from radixrt.runtime.wire import GrammarSpec
@@ -41,12 +44,15 @@ class GrammarService:
         self,
         build_engine: Callable[[], LlguidanceEngine],
         *,
+        judges: Judges | None = None,
         num_threads: int = 2,
         capacity: int = 256,
         timeout_s: float = COMPILE_TIMEOUT_S,
     ) -> None:
-        """``num_threads`` 0 compiles in the caller's thread, for tests."""
+        """``judges`` compile every constraint before this process does, and validate texts.
+        ``num_threads`` 0 works in the caller's thread, for tests."""
         self._build_engine = build_engine
+        self._judges = judges
         self._engine: LlguidanceEngine | None = None
         self._lock = Lock()
         self._workers = Workers(num_threads)
@@ -79,9 +85,21 @@ class GrammarService:
             if self._engine is None:
                 job = self._workers.submit(self._first(spec), 60.0)
             else:
-                job = self._workers.submit(self._compiling(spec), self._timeout_s)
+                job = self._workers.submit(self._compiling(spec), self._patience)
             self._jobs[key] = job
         return Ticket(key, job)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds until a thread counts as stuck. Judges keep to the limit themselves."""
+        limit = self._timeout_s
+        return limit if self._judges is None else patience(limit) + limit
+
+    def close(self) -> None:
+        """End the threads and the processes; nothing can be compiled afterwards."""
+        self._workers.close()
+        if self._judges is not None:
+            self._judges.close()
 
     def is_ready(self, ticket: Ticket) -> bool:
         """Whether a ticket has its entry. Raises ``GrammarError`` when it will never have one."""
@@ -97,6 +115,8 @@ class GrammarService:
             ticket.entry = self._keep(ticket.key, job)
             return True
         self._jobs.pop(ticket.key, None)
+        if isinstance(job.error, GrammarTimeout):
+            self.num_timeouts += 1
         self.num_refused += 1
         job.value()
         return False
@@ -147,17 +167,27 @@ class GrammarService:
         """The job of a constraint that comes before the tokenizer was read."""
 
         def work() -> Entry:
+            if self._judges is not None:
+                self._judges.start()  # they read the tokenizer as well, meanwhile
             _ = self.engine
             return self._compiling(spec)()
 
         return work
 
     def _compiling(self, spec: GrammarSpec) -> Callable[[], Entry]:
-        engine = self.engine
+        engine, judges = self.engine, self._judges
 
         def work() -> Entry:
             began = time.perf_counter()
-            compiled, matcher = compile_grammar(engine, spec)
+            if judges is None:
+                compiled, matcher = compile_grammar(engine, spec)
+            else:
+                check_text(spec)
+                judged = judges.compile(spec, self._timeout_s)
+                validator = JudgedValidator(judges, spec.kind, spec.text)
+                compiled, matcher = adopt(engine, spec, judged, validator)
+            # The first mask takes longest: the loop shall not wait for it.
+            matcher.fork().fill(np.zeros(engine.mask_len, np.int32))
             return Entry(compiled, [matcher], time.perf_counter() - began)
 
         return work

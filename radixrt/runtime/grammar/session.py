@@ -40,6 +40,9 @@ class Accepted(NamedTuple):
     is_over: bool
 
 
+NOTHING = Accepted([], False, False)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """``max_tokens`` a text may have, ``min_tokens`` before it may end."""
@@ -80,6 +83,8 @@ class Session:
     _field_tokens: int = 0
     _heals: int = 0
     _is_released: bool = False
+    _is_plain: bool = False
+    _far: int = 0
 
     # ------------------------------------------------------------ beginning
 
@@ -96,7 +101,7 @@ class Session:
         if self._free is None:
             self._bind(0)
             return self._follow([], replaced=False)
-        return Accepted([], False, False)
+        return NOTHING
 
     def _check_budget(self) -> None:
         shortest = self.compiled.shortest
@@ -117,10 +122,23 @@ class Session:
         self._free = None
         self._heals = at + len(self.spec.heal.encode())
         self._way = list(self.compiled.shortest) if self.compiled.shortest is not None else None
+        self._far = max(NEAR_THE_END, FAR_FROM_THE_END * len(self.compiled.shortest or ()))
         if self.compiled.is_json and (self.compiled.limits or self.spec.fields):
             self._at = JsonPath()
             self._counter = Counter(self.compiled.limits, self.vocabulary)
             self._note_field()
+        self._note_plain()
+
+    def _note_plain(self) -> None:
+        """Note whether a token concerns the matcher and the budget alone."""
+        self._is_plain = (
+            self.bound_at is not None
+            and self._at is None
+            and not self.exclusion
+            and not self.spec.marks
+            and self.spec.kind != "free"
+            and self._heals <= len(self.text)
+        )
 
     # ------------------------------------------------------------ masks
 
@@ -130,6 +148,15 @@ class Session:
         if self._free is not None:
             return self._free.needs_mask
         return not self._is_released
+
+    @property
+    def is_mask_complete(self) -> bool:
+        """Whether ``restrict`` has nothing to add to the mask that the matcher has just written."""
+        return (
+            self._is_plain
+            and not self.matcher.inner.is_error()
+            and len(self.token_ids) >= self.budget.min_tokens
+        )
 
     def restrict(self, bitmask: NDArray[np.int32]) -> None:
         """Complete a mask that the matcher has just written; raises as ``Matcher.fill`` does."""
@@ -161,6 +188,35 @@ class Session:
         """Whether the bound text is complete and nothing can follow it."""
         return self.bound_at is not None and self.matcher.is_finished
 
+    def accept_plain(self, token_id: int) -> Accepted | None:
+        """``accept`` for a token that only goes on with a text; None when there is more to it, and
+        nothing was done."""
+        if not self._is_plain or token_id in self.stops:
+            return None
+        num_tokens, way = len(self.token_ids), self._way
+        is_on_way = way is not None and len(way) > 0 and way[0] == token_id
+        left = self.budget.max_tokens - num_tokens - 1
+        is_far = way is not None and left > max(self._far, FAR_FROM_THE_END * len(way))
+        if self._steers and not is_on_way and not is_far:
+            return None  # ``accept`` looks for a way to the end
+        matcher = self.matcher
+        if not matcher.take(token_id):
+            return None
+        if is_on_way and way is not None:
+            self._way = way[1:]
+        self.token_ids.append(token_id)
+        self.kinds.append("sampled")
+        self.text += self.vocabulary.texts[token_id]
+        inner = matcher.inner
+        is_over = num_tokens + 1 >= self.budget.max_tokens or inner.is_stopped()
+        if is_over or (self.spec.jump_forward and inner.compute_ff_tokens()):
+            return self._follow([token_id], replaced=False)
+        return Accepted([token_id], False, False)
+
+    @property
+    def _steers(self) -> bool:
+        return self.spec.finish == "valid" and self.compiled.shortest is not None
+
     def accept(self, token_id: int, removed: float, logprob: float) -> Accepted:
         """Take a sampled token in. ``removed`` and ``logprob`` are for its mark.
 
@@ -185,6 +241,8 @@ class Session:
         if self.spec.kind == "free" and len(self.text) >= self._heals:
             self._is_released = True
             return Accepted([token_id], False, len(self.token_ids) >= self.budget.max_tokens)
+        if not self._is_plain:
+            self._note_plain()
         return self._follow([token_id], replaced=False)
 
     def _follow(self, token_ids: list[int], *, replaced: bool) -> Accepted:
@@ -213,7 +271,8 @@ class Session:
 
     def _forced(self) -> list[int]:
         """Accept and return the forced tokens, as many as the budget allows."""
-        forced = self.matcher.forced()[: self.budget.max_tokens - len(self.token_ids)]
+        forced = self.matcher.forced() if self.token_ids else list(self.compiled.opening)
+        forced = forced[: self.budget.max_tokens - len(self.token_ids)]
         if self._counter is not None and self.compiled.limits:
             return []  # a limit that is counted may forbid what the grammar forces
         if forced and not self.matcher.try_advance(forced):
@@ -314,13 +373,14 @@ class Session:
             self._at = JsonPath()
             self._at.feed(bytes(self.text[self._heals :]))
             self._note_field()
+        self._note_plain()
 
     # ------------------------------------------------------------ the budget
 
     def _steer(self, token_id: int) -> list[int] | None:
         """Return the tokens to the end in place of one that was just accepted by the matcher, when
         the text could not be closed any more after it; None when it could."""
-        if self.spec.finish != "valid" or self.compiled.shortest is None:
+        if not self._steers:
             return None  # with no known end, the text has to come to one by itself
         left = self.budget.max_tokens - len(self.token_ids) - 1
         known = self._way
@@ -333,9 +393,7 @@ class Session:
                 return None
         if self.matcher.is_finished:
             return None
-        if known is not None and len(known) <= left and still_closes(self.matcher, known):
-            return None
-        found = self._search(left)
+        found = self._way_after(token_id, left)
         if found is not None:
             self._way = found
             return None
@@ -344,6 +402,23 @@ class Session:
         for other in way:
             self.matcher.advance(other)
         return way
+
+    def _way_after(self, token_id: int, limit: int) -> list[int] | None:
+        """Return a way to the end of at most ``limit`` tokens after a token that was just accepted:
+        the one from before it, one that was found for another text, or a new one."""
+        known = self._way
+        if known is None:
+            return self._search(limit)
+        if len(known) <= limit and still_closes(self.matcher, known):
+            return known
+        ways = self.compiled.ways
+        for guess in ways.guesses(known, token_id, self.vocabulary):
+            if len(guess) <= limit and still_closes(self.matcher, [*guess]):
+                return [*guess]
+        found = self._search(limit)
+        if found is not None:
+            ways.add(known, token_id, found)
+        return found
 
     def _search(self, limit: int) -> list[int] | None:
         is_json = self.compiled.is_json or self.compiled.tools is not None

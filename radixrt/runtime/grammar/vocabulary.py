@@ -36,6 +36,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def build_look_ups(self) -> None:
+        """Build the look-ups that searches use now, not when they are first used."""
+        _ = self.first_byte, self.lengths, self.closers, self.json_probes, self.single_bytes
+
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """Return the bytes of tokens."""
         return b"".join(self.texts[token_id] for token_id in token_ids)

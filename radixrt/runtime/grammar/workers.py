@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +13,6 @@ from radixrt.runtime.grammar.base import GrammarError, GrammarTimeout
 
 MOST_ABANDONED = 8
 """Jobs over their time whose threads are replaced; beyond that jobs are refused."""
-
-SWITCH_INTERVAL_S = 0.0002
-"""How soon a thread of Python code gives the interpreter lock to one that waits for it."""
 
 _STACK_BYTES = 64 * 1024 * 1024
 
@@ -100,9 +96,6 @@ class Workers:
 
     def _start_thread(self) -> None:
         self._num_started += 1
-        # The loop takes the interpreter lock back dozens of times a step; at the default it could
-        # wait 5 ms each time for a thread that runs Python.
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         before = threading.stack_size(_STACK_BYTES)
         try:
             name = f"radixrt-grammar-{self._num_started}"

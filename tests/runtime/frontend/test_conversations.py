@@ -245,8 +245,14 @@ def test_questions_about_tokens_are_refused_by_name(harness: Harness) -> None:
     client = harness.client()
     client.send(Detokenize(1, (10**6,)))
     assert "token_ids=1000000" in client.failure(1).message
+
+
+def test_tokens_of_a_text_longer_than_the_context_can_be_asked_for(harness: Harness) -> None:
+    """Who asks wants to know by how much it is too long, or where to cut it."""
+    client = harness.client()
     client.send(Tokenize(2, (text("long " * 600),)))
-    assert client.failure(2).code == "too_long"
+    data = client.answer(2, Reply).data
+    assert len(data["token_ids"]) > data["max_context"]
 
 
 def test_without_a_number_a_generation_may_fill_the_context(harness: Harness) -> None:
