@@ -152,6 +152,11 @@ def test_an_http_process_that_dies_is_started_again_at_its_port(
             until(lambda: len(gateway_pids(log)) == deaths + 1)  # noqa: B023
             until(lambda: len(states(log)) == 2 + deaths)  # noqa: B023
         assert states(log)[2:] == ["ready", "ready"]
+        client = runtime.connect()
+        (reply,) = ask(client, [Stats(1)], 1)
+        assert isinstance(reply, Reply)
+        assert reply.data["clients"] == 2, "sessions of the dead are kept"
+        client.close()
         runtime.terminate()
         assert runtime.wait() == 0
         assert runtime.process.stderr is not None
