@@ -34,6 +34,7 @@ FORBIDDEN = {
         "radixrt.lang",
         "radixrt.cli",
     },
+    "integrations": {"torch", "radixrt.runtime", "radixrt.cache", "radixrt.gateway"},
     "runtime": {"radixrt.lang", "radixrt.gateway", "transformers"},
     "cache": {"torch", "radixrt.runtime", "radixrt.lang", "radixrt.gateway"},
 }
@@ -44,6 +45,7 @@ ADAPTERS = {
     "triton": "triton",
     "sgl_kernel": "sgl",
     "pydantic": "pydantic",
+    "lm_eval": "lm",
     "opentelemetry": "otel",
 }
 """Optional package → what the name of a file that imports it begins with."""

@@ -42,6 +42,9 @@ class ServeOptions:
     cors_origin: tuple[str, ...] = ()
     """Origin whose pages may call HTTP from a browser, or ``*``; repeatable."""
 
+    allowed_host: tuple[str, ...] = ()
+    """``Host`` by which a proxy calls HTTP on loopback without keys; repeatable."""
+
     max_body: str = "8MiB"
     """Longest body of an HTTP request."""
 
@@ -97,6 +100,7 @@ class ServeOptions:
             model_names=self.model_name,
             keys=keys,
             insecure=self.insecure,
+            allowed_hosts=self.allowed_host,
             cors_origins=self.cors_origin,
             max_body_bytes=parse_size("max_body", self.max_body),
             max_queue=self.http_max_queue,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from starlette.background import BackgroundTask
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from radixrt.gateway.errors import ApiError
-from radixrt.gateway.exchange import Exchange
+from radixrt.gateway.exchange import Event, Exchange
 
 log = logging.getLogger(__name__)
 
@@ -35,42 +35,72 @@ def error_response(error: ApiError) -> JsonResponse:
     return JsonResponse(error.json, error.status, headers=dict(error.headers))
 
 
+class EventWriter(Protocol):
+    """Makes the events of a stream."""
+
+    def write(self, events: list[Event]) -> bytes:
+        """Return the server-sent events for what has come."""
+
+    def close(self) -> bytes:
+        """Return the end of the stream."""
+
+    def error(self, error: ApiError) -> bytes:
+        """Return the end of a stream that failed."""
+
+
 class EventStream(Response):
     """Server-sent events, written by hand: one write for all that is there.
 
-    ``events`` yields bytes of whole events. An error in the middle becomes an event of its own,
-    made by ``on_error``. A client that hangs up ends the exchange.
+    An error in the middle becomes an event of its own. A client that hangs up ends the exchange.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        events: AsyncIterator[bytes],
-        exchange: Exchange,
-        on_error: Callable[[ApiError], bytes],
+        self, first: bytes, writer: EventWriter, exchange: Exchange, watcher: asyncio.Task[None]
     ) -> None:
         self.background: BackgroundTask | None = None
         self.status_code = 200
-        self._events = events
+        self._first = first
+        self._writer = writer
         self._exchange = exchange
-        self._on_error = on_error
+        self._watcher = watcher
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher = watch_hangup(receive, self._exchange)
+        take, write = self._exchange.take, self._writer.write
+        # Only an answer's start concerns those in between; its body goes straight to the server.
+        direct: Send = scope["state"].get("send", send)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            body = self._first
             try:
-                async for event in self._events:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                while body:
+                    await direct({"type": "http.response.body", "body": body, "more_body": True})
+                    events = await take()
+                    body = write(events) if events else b""
+                end = self._writer.close()
             except ApiError as error:
-                body = self._on_error(error)
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                end = self._writer.error(error)
+            await direct({"type": "http.response.body", "body": end})
         finally:
-            watcher.cancel()
+            self._watcher.cancel()
             self._exchange.cancel()
+
+
+async def event_stream(request: Request, exchange: Exchange, writer: EventWriter) -> EventStream:
+    """Return the answer once its first events are there: what fails before has a status of its own.
+
+    Raises ``ApiError``.
+    """
+    watcher = watch_hangup(request.receive, exchange)
+    try:
+        first = writer.write(await exchange.take())
+    except BaseException:
+        watcher.cancel()
+        exchange.cancel()
+        raise
+    return EventStream(first, writer, exchange, watcher)
 
 
 def watch_hangup(receive: Receive, exchange: Exchange) -> asyncio.Task[None]:
@@ -94,30 +124,6 @@ async def unless_hung_up(
     finally:
         watcher.cancel()
         exchange.cancel()
-
-
-async def with_first(
-    request: Request, exchange: Exchange, events: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    """Return the events once the first of them is there: what fails before has a status of its own.
-
-    Raises ``ApiError``.
-    """
-    watcher = watch_hangup(request.receive, exchange)
-    try:
-        first = await anext(events, b"")
-    except BaseException:
-        exchange.cancel()
-        raise
-    finally:
-        watcher.cancel()
-    return _chained(first, events)
-
-
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for event in rest:
-        yield event
 
 
 def data_event(payload: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -39,7 +40,10 @@ ROUTERS = [
 
 def build_app(settings: GatewaySettings) -> ASGIApp:
     """Return the application, whose start connects to the runtime."""
-    service = Service(settings, RuntimeLink(settings.endpoint), Bodies(settings.max_body_bytes))
+    answers: Counter[tuple[str, int]] = Counter()
+    service = Service(
+        settings, RuntimeLink(settings.endpoint), Bodies(settings.max_body_bytes), answers
+    )
 
     @asynccontextmanager
     async def connected(_: FastAPI) -> AsyncIterator[None]:
@@ -63,12 +67,12 @@ def build_app(settings: GatewaySettings) -> ASGIApp:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_fault)
-    around: ASGIApp = Gate(app, settings)
+    around: ASGIApp = Gate(app, settings, answers)
     if settings.cors_origins:
         around = CORSMiddleware(
             around,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["x-request-id", "retry-after"],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,14 @@ from starlette.responses import Response
 
 from radixrt.gateway.answers import (
     DONE,
-    EventStream,
     JsonResponse,
     error_events,
+    event_stream,
     unless_hung_up,
-    with_first,
 )
 from radixrt.gateway.constraints import constraint_of
-from radixrt.gateway.errors import invalid
-from radixrt.gateway.exchange import Exchange
+from radixrt.gateway.errors import ApiError, invalid
+from radixrt.gateway.exchange import Event
 from radixrt.gateway.fields import SamplingFields
 from radixrt.gateway.logprobs import MAX_TOP, chat_logprobs
 from radixrt.gateway.messages import chat_part, checked_messages
@@ -115,8 +114,7 @@ def router(service: Service) -> APIRouter:
             cache_salt=body.cache_salt,
         )
         if body.stream:
-            events = await with_first(request, exchange, _events(call, exchange))
-            return EventStream(events, exchange, error_events)
+            return await event_stream(request, exchange, _Writer(call))
         finished = await unless_hung_up(request, exchange, exchange.outcomes)
         return JsonResponse(_completion(call, finished[0]))
 
@@ -243,6 +241,13 @@ class _Writer:
         self._ids = call.style.get("name", "")
         self._num_begun = [0] * call.sampling.n
 
+    def write(self, events: list[Event]) -> bytes:
+        """Return the events for what has come."""
+        return b"".join(
+            self.chunk(message) if isinstance(message, Chunk) else self.end(message)
+            for _, message in events
+        )
+
     def chunk(self, chunk: Chunk) -> bytes:
         """Return the events of new text."""
         index = chunk.index
@@ -284,7 +289,15 @@ class _Writer:
         if self._call.request.includes_usage:
             usage = orjson.dumps(usage_of([finished]))
             events += self._head + b'],"usage":' + usage + b"}\n\n"
-        return events + DONE
+        return events
+
+    def close(self) -> bytes:
+        """Return the end of the stream."""
+        return DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """Return the end of a stream that failed."""
+        return error_events(error)
 
     def _opening(self, index: int) -> bytes:
         if not self._open[index]:
@@ -326,12 +339,3 @@ class _Writer:
         if is_new:
             delta = {"index": position, "id": call_id(self._ids), "type": "function"} | delta
         return orjson.dumps({"tool_calls": [delta]})
-
-
-async def _events(call: ChatCall, exchange: Exchange) -> AsyncIterator[bytes]:
-    writer = _Writer(call)
-    while events := await exchange.take():
-        yield b"".join(
-            writer.chunk(message) if isinstance(message, Chunk) else writer.end(message)
-            for _, message in events
-        )

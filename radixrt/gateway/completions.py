@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,14 @@ from starlette.responses import Response
 
 from radixrt.gateway.answers import (
     DONE,
-    EventStream,
     JsonResponse,
     error_events,
+    event_stream,
     unless_hung_up,
-    with_first,
 )
 from radixrt.gateway.constraints import constraint_of
-from radixrt.gateway.errors import invalid
-from radixrt.gateway.exchange import Exchange
+from radixrt.gateway.errors import ApiError, invalid
+from radixrt.gateway.exchange import Event
 from radixrt.gateway.fields import SamplingFields
 from radixrt.gateway.logprobs import MAX_TOP, completion_logprobs
 from radixrt.gateway.openapi import described
@@ -88,8 +86,7 @@ def router(service: Service) -> APIRouter:
             cache_salt=body.cache_salt,
         )
         if body.stream:
-            events = await with_first(request, exchange, _events(call, exchange))
-            return EventStream(events, exchange, error_events)
+            return await event_stream(request, exchange, _Writer(call))
         finished = await unless_hung_up(request, exchange, exchange.outcomes)
         return JsonResponse(_completion(call, finished))
 
@@ -195,38 +192,35 @@ def _prompt_tops(answer: Finished) -> tuple[Any, ...]:
 # ---------------------------------------------------------------- as it comes
 
 
-async def _events(call: CompletionCall, exchange: Exchange) -> AsyncIterator[bytes]:
-    head = {
-        "id": call.id,
-        "object": "text_completion",
-        "created": call.created,
-        "model": call.model,
-    }
-    writer = _Writer(call, b"data: " + orjson.dumps(head)[:-1] + b',"choices":[')
-    while events := await exchange.take():
-        yield b"".join(
-            writer.chunk(position, message)
-            if isinstance(message, Chunk)
-            else writer.end(position, message)
-            for position, message in events
-        )
-    yield writer.close()
-
-
 class _Writer:
     """Writes the events of a stream; what all of them have in common is encoded once.
 
     Logprobs of an echoed prompt are known when its call has ended: they come with the end.
     """
 
-    def __init__(self, call: CompletionCall, head: bytes) -> None:
+    def __init__(self, call: CompletionCall) -> None:
         self._call = call
-        self._head = head
+        head = {
+            "id": call.id,
+            "object": "text_completion",
+            "created": call.created,
+            "model": call.model,
+        }
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         includes_usage = call.request.includes_usage
         self._tail = b"]" + (b',"usage":null' if includes_usage else b"") + b"}\n\n"
         self._lengths = [0] * (len(call.echoes) * call.sampling.n)
         self._begun = [False] * len(self._lengths)
         self._finished: list[Finished] = []
+
+    def write(self, events: list[Event]) -> bytes:
+        """Return the events for what has come."""
+        return b"".join(
+            self.chunk(position, message)
+            if isinstance(message, Chunk)
+            else self.end(position, message)
+            for position, message in events
+        )
 
     def chunk(self, position: int, chunk: Chunk) -> bytes:
         """Return the event of new text."""
@@ -281,6 +275,10 @@ class _Writer:
             return DONE
         usage = orjson.dumps(usage_of(self._finished))
         return self._head + b'],"usage":' + usage + b"}\n\n" + DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """Return the end of a stream that failed."""
+        return error_events(error)
 
     def _echo(self, position: int, index: int) -> str:
         if self._begun[index]:

@@ -64,7 +64,7 @@ class Exchange:
             raise of_failure(self._failure)
         events, self._events = self._events, []
         for position, message in events:
-            if isinstance(message, Chunk):
+            if type(message) is Chunk:
                 self._note_read(position)
         return events
 

@@ -31,18 +31,21 @@ _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class Gate:
     """An ASGI application around another one.
 
-    ``scope["state"]`` gets ``request_id``, ``client`` (who sent it) and ``started`` (monotonic
-    seconds). Every answer has the id in ``x-request-id``.
+    ``scope["state"]`` gets ``request_id``, ``client`` (who sent it), ``started`` (monotonic
+    seconds) and ``send``, the way out past everything in between. Every answer has the id in
+    ``x-request-id``.
     """
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: GatewaySettings, answers: Counter[tuple[str, int]]
+    ) -> None:
+        """``answers`` counts answers by the name of the key and the status."""
         self._app = app
         self._settings = settings
         self._keys = KeyRing(settings.keys)
         self._open = OPEN_PATHS | ({"/metrics"} if settings.open_metrics else frozenset())
         self._num_open = 0
-        self.refused: Counter[int] = Counter()
-        """Requests that were refused before a route saw them, by status."""
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,6 +57,7 @@ class Gate:
             request_id = uuid.uuid4().hex
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"], state["started"] = request_id, time.monotonic()
+        state["send"] = send
         extra = [(b"x-request-id", request_id.encode())]
         status = 0
 
@@ -70,12 +74,14 @@ class Gate:
             entered = self._admit(scope, headers, state)
             await self._app(scope, receive, send_with_id)
         except ApiError as error:
-            self.refused[error.status] += 1
             await send_error(error, send_with_id)
         finally:
             self._num_open -= 1
             if entered is not None:
                 entered.leave()
+            client = state.get("client")
+            # 0: the client went before there was an answer.
+            self._answers["-" if client is None else client.name, status] += 1
             if self._settings.access_log:
                 self._log(scope, state, status)
 

@@ -208,15 +208,16 @@ class RuntimeLink:
         self._loop.call_soon(self._on_readable)
 
     def _on_message(self, message: Any) -> None:
-        if isinstance(message, Chunk | Finished):
+        if type(message) is Chunk:  # nearly all of them
             entry = self._exchanges.get(message.call)
             if entry is not None:
-                exchange, position = entry
-                if isinstance(message, Finished):
-                    del self._exchanges[message.call]
-                exchange.put(position, message)
+                entry[0].put(entry[1], message)
             return
         match message:
+            case Finished():
+                entry = self._exchanges.pop(message.call, None)
+                if entry is not None:
+                    entry[0].put(entry[1], message)
             case Failed():
                 self._on_failed(message)
             case Reply():

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
-from radixrt.gateway.exchange import Exchange
+from radixrt.gateway.errors import ApiError
+from radixrt.gateway.exchange import Event
 from radixrt.gateway.response_object import Items, ResponseCall, response_object
 from radixrt.gateway.tool_stream import CallArguments, Piece, TextPiece
 from radixrt.protocol import Chunk, Finished
 
 
-async def response_events(
-    call: ResponseCall, exchange: Exchange, keep: Callable[[dict[str, Any]], None]
-) -> AsyncIterator[bytes]:
-    """Yield the events. ``keep`` is given the whole response in the end."""
-    writer = _Writer(call)
-    while events := await exchange.take():
-        written = writer.begin()
-        for _, message in events:
-            if isinstance(message, Chunk):
-                written += writer.chunk(message)
-            else:
-                written += writer.end(message, keep)
-        yield written
-
-
-class _Writer:
+class ResponseWriter:
     """Writes the events of one response; an item is open until the next one begins."""
 
-    def __init__(self, call: ResponseCall) -> None:
+    def __init__(self, call: ResponseCall, keep: Callable[[dict[str, Any]], None]) -> None:
+        """``keep`` is given the whole response in the end."""
         self._call = call
+        self._keep = keep
         self._items = Items(call)
         self._reader = call.reader()
         self._open: dict[str, Any] | None = None
         self._has_begun = False
 
-    def begin(self) -> bytes:
-        """Return the first events; nothing the second time."""
-        if self._has_begun:
-            return b""
+    def write(self, events: list[Event]) -> bytes:
+        """Return the events for what has come."""
+        written = b"" if self._has_begun else self._begin()
+        for _, message in events:
+            written += self.chunk(message) if isinstance(message, Chunk) else self.end(message)
+        return written
+
+    def close(self) -> bytes:
+        """Return nothing: the end is an event of the response."""
+        return b""
+
+    def error(self, error: ApiError) -> bytes:
+        """Return the end of a stream that failed."""
+        return self._call.error_event(error)
+
+    def _begin(self) -> bytes:
         self._has_begun = True
         response = response_object(self._call, "in_progress", [])
         event = self._call.event
@@ -60,7 +60,7 @@ class _Writer:
             for position, piece in enumerate(pieces)
         )
 
-    def end(self, finished: Finished, keep: Callable[[dict[str, Any]], None]) -> bytes:
+    def end(self, finished: Finished) -> bytes:
         """Return the last events."""
         rest = self._reader.finish() if self._reader is not None else []
         events = b"".join(self._piece(piece, []) for piece in rest)
@@ -68,7 +68,7 @@ class _Writer:
             events += self._piece(TextPiece(""), [])
         response = self._items.response(finished)
         events += self._close()
-        keep(response)
+        self._keep(response)
         return events + self._call.event(f"response.{response['status']}", response=response)
 
     def _piece(self, piece: Piece, logprobs: list[dict[str, Any]]) -> bytes:

@@ -10,14 +10,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from radixrt.gateway.answers import EventStream, JsonResponse, unless_hung_up, with_first
+from radixrt.gateway.answers import JsonResponse, event_stream, unless_hung_up
 from radixrt.gateway.constraints import constraint_of
 from radixrt.gateway.errors import ApiError, invalid
 from radixrt.gateway.fields import SamplingFields
 from radixrt.gateway.logprobs import MAX_TOP
 from radixrt.gateway.messages import chat_part, checked_messages
 from radixrt.gateway.openapi import described
-from radixrt.gateway.response_events import response_events
+from radixrt.gateway.response_events import ResponseWriter
 from radixrt.gateway.response_items import messages_of
 from radixrt.gateway.response_object import ResponseCall, finished_response
 from radixrt.gateway.response_store import ResponseStore, Stored
@@ -91,9 +91,7 @@ def router(service: Service) -> APIRouter:
                 store.put(owner, response["id"], Stored(response, [*items, *response["output"]]))
 
         if body.stream:
-            events = response_events(call, exchange, keep)
-            events = await with_first(request, exchange, events)
-            return EventStream(events, exchange, call.error_event)
+            return await event_stream(request, exchange, ResponseWriter(call, keep))
         finished: list[Finished] = await unless_hung_up(request, exchange, exchange.outcomes)
         response = finished_response(call, finished[0])
         keep(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ class Service:
     settings: GatewaySettings
     link: RuntimeLink
     bodies: Bodies
+    answers: Counter[tuple[str, int]]
+    """HTTP answers since the start, by the name of the key and the status."""
 
     @property
     def model_names(self) -> tuple[str, ...]:

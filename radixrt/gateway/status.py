@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from radixrt.gateway.answers import JsonResponse
@@ -13,15 +18,39 @@ from radixrt.gateway.service import Service
 from radixrt.protocol import Flush, Stats
 
 
+def answers_page(answers: Counter[tuple[str, int]]) -> bytes:
+    """Return the part of the page of metrics that only this process knows."""
+    family = CounterMetricFamily(
+        "radixrt_http_responses",
+        "HTTP answers; status 0: the client left.",
+        labels=("key", "status"),
+    )
+    for (name, status), count in sorted(answers.items()):
+        family.add_metric((name, str(status)), count)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(family))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, *families: Metric) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
 def router(service: Service) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["operations"])
     link = service.link
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health", **described(None, "Whether this process lives."))
     async def health() -> Response:
         return JsonResponse({"status": "ok"})
 
+    @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready", **described(None, "Whether generations are taken."))
     async def ready() -> Response:
         if link.is_ready and link.welcome is not None:

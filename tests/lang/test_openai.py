@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,7 +51,7 @@ def talk(s, **options):
 
 def failure(program: rt.Function, backend: rt.Backend, **options: Any) -> BaseException:
     with pytest.raises(rt.ProgramError) as caught:
-        program.run(backend=backend, **options)
+        program.run(backend=backend, **options).sync()
     return caught.value.cause
 
 
@@ -556,6 +557,23 @@ def test_a_stream_that_breaks_is_an_error_and_is_not_repeated(
         list(state.text_iter("x"))
     assert isinstance(caught.value.cause, rt.EngineFault)
     assert len(server.requests) == 1
+
+
+def test_a_stream_that_ends_without_saying_so_is_an_error(
+    server: ScriptedOpenAI, backend: rt.OpenAI
+) -> None:
+    server.answer = lambda path, body: Said(["cut short"], finish="")
+    assert isinstance(failure(plain, backend, stream=True), rt.EngineFault)
+
+
+def test_ending_the_session_ends_its_calls(server: ScriptedOpenAI, backend: rt.OpenAI) -> None:
+    server.answer = lambda path, body: [server.gate.wait(10), Said([""])][1]  # type: ignore[return-value]
+    server.gate.clear()
+    state = plain.run(backend=backend, stream=True)
+    threading.Timer(0.1, backend.shutdown).start()
+    with pytest.raises(rt.ProgramError) as caught:
+        _ = state["x"]
+    assert isinstance(caught.value.cause, rt.TransportError)
 
 
 def test_closing_a_stream_hangs_up(server: ScriptedOpenAI, backend: rt.OpenAI) -> None:

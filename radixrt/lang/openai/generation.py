@@ -79,6 +79,8 @@ async def _answer(http: Http, asked: Asked, body: dict[str, Any], emit: Emit | N
     async with aclosing(http.stream(asked.url, body)) as events:
         async for event in events:
             answer.add(event, emit)
+    if any(not choice.finish for choice in answer.choices.values()):
+        raise EngineFault(f"the stream from {asked.url} ended before its text did")
     return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -204,7 +205,8 @@ def _retry_after(headers: httpx.Headers) -> float | None:
     if asked is None:
         return None
     try:
-        return max(float(asked), 0.0)
+        seconds = float(asked)
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

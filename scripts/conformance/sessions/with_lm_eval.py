@@ -116,6 +116,12 @@ def at(url: str, path: str) -> dict[str, Any]:
     return {"model": MODEL, "base_url": f"{url}/v1/{path}", "num_concurrent": 8, "max_retries": 1}
 
 
+def counter(url: str, name: str) -> float:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
 def flush() -> None:
     request = urllib.request.Request(f"{URL}/flush_cache", data=b"{}", method="POST")
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -157,6 +163,16 @@ with (
 ):
     assert_equal(scores("local-completions", at(other.url, "completions"), ALL), found["http"])
     assert_equal(scores("radixrt", {"endpoint": other.endpoint}, ALL), found["http"])
+
+with (
+    checks.that("a server whose cache holds a few prompts: the same scores after evictions"),
+    serving("--memory", "45MiB", "--max-running", "4") as small,
+):
+    assert_equal(scores("local-completions", at(small.url, "completions"), ALL), found["http"])
+    assert_equal(scores("radixrt", {"endpoint": small.endpoint}, ALL), found["http"])
+    evicted = counter(small.url, "radixrt_evicted_tokens_total")
+    assert evicted > 1000, evicted
+    checks.note(f"on a server of 45 MiB {evicted:,.0f} tokens were evicted meanwhile")
 
 with checks.that("local-chat-completions, without any tokenizer: generation"):
     chats = [

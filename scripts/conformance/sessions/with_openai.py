@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import openai
 from checks import ANSWER, BASE_URL, EXTRACT, MESSAGES, MODEL, Checks
 from pydantic import BaseModel
+from servers import serving
 
 checks = Checks()
 client = openai.OpenAI(base_url=BASE_URL, api_key="unused", max_retries=0, timeout=60)
@@ -246,5 +248,36 @@ with checks.that("sixty-four asynchronous chats at once"):
         return [answer.choices[0].message.content for answer in answers]
 
     assert set(asyncio.run(many())) == {ANSWER}
+
+with checks.that("keys: none and wrong ones are refused, limits name when to come again"):
+    keys = Path("keys.toml").resolve()
+    keys.write_text(
+        '[[keys]]\nname = "one"\nkey = "a-key-of-someone-0"\nrequests_per_minute = 3\n'
+        '[[keys]]\nname = "two"\nkey = "a-key-of-someone-1"\ntenant = "two"\n'
+    )
+    with serving("--api-key-file", str(keys)) as closed:
+        clients = [
+            openai.OpenAI(base_url=f"{closed.url}/v1", api_key=key, max_retries=0)
+            for key in ("wrong-key-of-nobody", "a-key-of-someone-0", "a-key-of-someone-1")
+        ]
+        wrong, limited, other = (client.chat.completions for client in clients)
+        asked = {"model": MODEL, "messages": MESSAGES, "temperature": 0, "max_tokens": 32}
+        try:
+            wrong.create(**asked)
+        except openai.AuthenticationError as caught:
+            assert "a-key" not in str(caught)
+        else:
+            raise AssertionError("a wrong key was accepted")
+        answers = [limited.create(**asked) for _ in range(3)]
+        assert {answer.choices[0].message.content for answer in answers} == {ANSWER}
+        assert answers[-1].usage.prompt_tokens_details.cached_tokens > 0
+        try:
+            limited.create(**asked)
+        except openai.RateLimitError as caught:
+            assert float(caught.response.headers["retry-after"]) > 0
+        else:
+            raise AssertionError("the limit was not kept")
+        apart = other.create(**asked).usage.prompt_tokens_details
+        assert apart.cached_tokens == 0, "a tenant found another's prefix"
 
 checks.end()
