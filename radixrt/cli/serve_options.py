@@ -39,10 +39,6 @@ class ServeOptions:
     insecure: bool = False
     """Let anybody in who can reach an address that is not loopback, without keys."""
 
-    allowed_host: tuple[str, ...] = ()
-    """Name by which HTTP on loopback without keys may be called beside 127.0.0.1 and localhost,
-    such as that of a proxy in front; repeatable."""
-
     cors_origin: tuple[str, ...] = ()
     """Origin whose pages may call HTTP from a browser, or ``*``; repeatable."""
 
@@ -104,7 +100,6 @@ class ServeOptions:
             model_names=self.model_name,
             keys=keys,
             insecure=self.insecure,
-            allowed_hosts=self.allowed_host,
             allowed_hosts=self.allowed_host,
             cors_origins=self.cors_origin,
             max_body_bytes=parse_size("max_body", self.max_body),
