@@ -10,7 +10,7 @@ bodies and frames are malformed, and slow readers do not read. Exits with 1 unle
 * every request had an outcome, an error only where something it needed was killed meanwhile;
 * every output is that of the quiet run;
 * no malformed request was answered as a fault of the server;
-* in the end no page, branch or call is left that nobody owns;
+* in the end no page, branch, call or process is left that nobody owns;
 * no process has grown beyond what it had after a fifth of the time.
 
 The model runs in float32: in bfloat16 two tokens can be equally likely, and which one comes depends
@@ -49,6 +49,9 @@ from radixrt.protocol import TAGS, Append, Generate, Hello, Open, Part, Sampling
 
 NUM_WORKERS = 4
 """Workers of each kind, ZeroMQ and HTTP."""
+
+MARK = "SOAK_OF"
+"""Variable that all processes of the server inherit."""
 
 REQUEST_LIMIT_S = 120.0
 """A request without an outcome by then has none."""
@@ -408,6 +411,17 @@ def check_memory(soak: Soak) -> dict[str, dict[str, float]]:
     return report
 
 
+def processes() -> list[str]:
+    """Return the command lines of all processes that the server has, or has left behind."""
+    mark = f"{MARK}={os.getpid()}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in folder.joinpath("environ").read_bytes().split(b"\0"):
+                found.append(folder.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
 def check_pages(soak: Soak) -> dict[str, int]:
     """Wait until all is quiet, then count what is left."""
     names = ("client_calls", "branches", "clients", "running", "waiting", "kv_pages",
@@ -441,8 +455,11 @@ def serving(log: Path) -> Iterator[Soak]:
         command = [sys.executable, "-m", "radixrt", "serve", "--port", "0", "--dtype", "float32"]
         command += ["--memory", "128MiB", "--host-memory", "64MiB", "--max-running", "32"]
         command += ["--ready-file", str(ready), "--drain-s", "10"]
+        mark = {MARK: str(os.getpid())}
         with log.open("wb") as stream:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
+            process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **mark}, stdout=stream, stderr=stream
+            )
         try:
             while not ready.exists():
                 if process.poll() is not None:
@@ -460,6 +477,14 @@ def serving(log: Path) -> Iterator[Soak]:
 
 
 def run(minutes: float, seed: int, kill_every_s: float, log: Path) -> dict[str, Any]:
+    found = soak_it(minutes, seed, kill_every_s, log)
+    left = processes()
+    if left:
+        found["problems"].append(f"processes outlived the server: {left}")
+    return found
+
+
+def soak_it(minutes: float, seed: int, kill_every_s: float, log: Path) -> dict[str, Any]:
     with serving(log) as soak:
         soak.expected = quiet(soak)
         print(f"{len(soak.expected)} tasks, {minutes:g} minutes", flush=True)
@@ -524,6 +549,7 @@ def report(
         "chaos": dict(sorted(soak.chaos.items())),
         "memory": memory,
         "left": pages,
+        "processes": processes(),
         "seconds until ready again": [round(back - kill, 1) for kill, back in soak.kills],
         "problems": soak.problems,
     }

@@ -29,7 +29,7 @@ CHAT = {
     "temperature": 0,
     "max_tokens": 8,
 }
-LONG = {**CHAT, "max_tokens": 600, "stream": True, "ignore_eos": True}
+LONG = {**CHAT, "max_tokens": 300, "stream": True, "ignore_eos": True}
 
 
 @dataclass
