@@ -41,6 +41,9 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File that gets the results.")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="File that gets a report to look at.")
+    ] = None,
 ) -> None:
     """Measure five workloads, on the engine in process and through a server."""
     with reporting():
@@ -55,6 +58,7 @@ def bench(
             has_engine=engine,
             has_server=server,
             json_file=json_file,
+            html_file=html_file,
         )
 
 

@@ -91,8 +91,9 @@ def _events(track: _Track, pid: int, start: float) -> Iterator[dict[str, Any]]:
     yield {**where, "ph": "M", "name": "thread_sort_index", "args": {"sort_index": track.number}}
 
     def piece(name: str, begin: float, end: float, kind: str, **args: Any) -> dict[str, Any]:
-        ts = round(1e6 * (begin - start), 3)
-        dur = round(max(0.0, 1e6 * (end - begin)), 3)
+        # In whole nanoseconds: what touches must not overlap by a rounding.
+        since, until = _ns(begin - start), _ns(end - start)
+        ts, dur = since / 1000, max(0, until - since) / 1000
         return {
             **where, "ph": "X", "name": name, "cat": kind, "ts": ts, "dur": dur, "args": args,
         }  # fmt: skip
@@ -100,7 +101,7 @@ def _events(track: _Track, pid: int, start: float) -> Iterator[dict[str, Any]]:
     args = {"error": track.error} if track.error else {}
     yield piece(track.name, track.began, track.ended, "program", **args)
     if track.parent:
-        ts = round(1e6 * (track.began - start), 3)
+        ts = _ns(track.began - start) / 1000
         flow = {"cat": "fork", "name": "fork", "id": track.number, "pid": pid, "ts": ts}
         yield {**flow, "ph": "s", "tid": track.parent}
         yield {**flow, "ph": "f", "bp": "e", "tid": track.number}
@@ -110,6 +111,10 @@ def _events(track: _Track, pid: int, start: float) -> Iterator[dict[str, Any]]:
         began = min(max(call.began, free), call.ended)
         yield from _call(call, began, piece)
         free = max(free, call.ended)
+
+
+def _ns(seconds: float) -> int:
+    return round(1e9 * seconds)
 
 
 def _call(call: CallEnded, began: float, piece: Any) -> Iterator[dict[str, Any]]:

@@ -79,7 +79,8 @@ def read_traces(folder: Path) -> list[Trace]:
 
 def _read(path: Path) -> Trace:
     lines = _lines(path)
-    first, head = next(lines, ("", {}))
+    nothing: tuple[str, Any] = ("", {})
+    first, head = next(lines, nothing)
     if first != "backend":
         raise InvalidArgument("trace", path, "it is not a file that RADIXRT_TRACE made")
     records: list[Record] = []

@@ -143,12 +143,12 @@ def slices(trace: dict[str, Any]) -> dict[tuple[int, int], list[dict[str, Any]]]
 
 def check_nesting(events: list[dict[str, Any]]) -> None:
     """Slices of a thread lie within each other or apart, as viewers need them."""
-    open_until: list[float] = []
-    for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
-        end = event["ts"] + event["dur"]
-        while open_until and open_until[-1] <= event["ts"] + 1e-3:
+    open_until: list[int] = []
+    spans = [(round(1000 * e["ts"]), round(1000 * (e["ts"] + e["dur"]))) for e in events]
+    for begin, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        while open_until and open_until[-1] <= begin:
             open_until.pop()
-        assert not open_until or end <= open_until[-1] + 1e-3, event
+        assert not open_until or end <= open_until[-1], (begin, end, events)
         open_until.append(end)
 
 
