@@ -283,7 +283,7 @@ class RuntimeLink:
 
     def _set_phase(self, phase: str, detail: str) -> None:
         if (phase, detail) != (self.phase, self.detail):
-            log.info("runtime: %s %s", phase, detail)
+            log.debug("runtime: %s %s", phase, detail)  # the server tells it itself
         self.phase, self.detail = phase, detail
 
     # ------------------------------------------------------------ connection
@@ -312,6 +312,8 @@ class RuntimeLink:
         self._disconnect()
         self.welcome, self._is_described = None, False
         phase = "restarting" if self._was_open else "connecting"
+        if self._exchanges:
+            log.warning("%d generations failed: %s", len(self._exchanges), reason)
         self._set_phase(phase, reason)
         self._fail_all(reason)
         if not self._is_closed:
