@@ -24,7 +24,7 @@ from radixrt.cache.plot import hit_rate_svg, in_tokens
 from radixrt.cache.simulator import CLASSIC, Simulated, simulate
 from radixrt.cache.trace import TraceRequest, read_trace, shuffled_hints
 from radixrt.cache.workload import Agents, generate, working_set
-from radixrt.cache_commands import parse_tokens, table
+from radixrt.cli.cache import parse_tokens, table
 
 CAPACITIES = ("500k", "1M", "2M", "4M", "8M", "16M")
 

@@ -336,7 +336,7 @@ class Server:
 def serving(memory: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as directory:
         ready = Path(directory) / "ready"
-        command = [sys.executable, "-m", "radixrt", "serve", "--memory", memory]
+        command = [sys.executable, "-m", "radixrt", "serve", "--no-http", "--memory", memory]
         command += ["--dtype", "float32", "--max-clients", "2000", "--ready-file", str(ready)]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         try:

@@ -49,7 +49,7 @@ def serving(*options: str) -> Iterator[rt.Backend]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         endpoint, ready = f"ipc://{directory}/runtime.sock", directory / "ready"
-        command = [sys.executable, "-m", "radixrt.runtime", "--endpoint", endpoint]
+        command = [sys.executable, "-m", "radixrt.runtime", "--endpoint", endpoint, "--no-http"]
         command += ["--ready-file", str(ready), *options]
         with (directory / "log").open("w+") as log:
             # In a session of its own, so that Ctrl-C reaches this process alone.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radixrt.errors import ConfigError
+from radixrt.settings import did_you_mean
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "nano"
 """The model that ships."""
@@ -94,6 +95,16 @@ class RuntimeConfig:
     lease_bias_s: float = 60.0
     """For how many seconds of disuse an idle branch's pages are kept before those of nobody."""
 
+    kv_events: str = ""
+    """Where routers subscribe to what the cache stores and gives up (``tcp://127.0.0.1:5557``,
+    ``ipc://…``), in vLLM's form; empty for nowhere. Events show the tokens of prompts."""
+
+    kv_events_replay: str = ""
+    """Where a subscriber asks for batches of events that it has missed; empty for nowhere."""
+
+    kv_events_topic: str = ""
+    """Topic of the events."""
+
     seed: int = 0
     """Seed of dummy weights."""
 
@@ -118,8 +129,9 @@ class RuntimeConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(options.keys() - known)
         if unknown:
+            hint = did_you_mean(unknown[0], known)
             raise ConfigError(
-                f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+                f"unknown option {', '.join(unknown)}{hint}; known: {', '.join(sorted(known))}"
             )
         return cls(**options)
 
@@ -205,6 +217,10 @@ class RuntimeConfig:
             )
         if self.remote and not self.remote.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigError(f"remote={self.remote}: use redis://, rediss:// or unix://")
+        if not self.kv_events and (self.kv_events_replay or self.kv_events_topic):
+            raise ConfigError(
+                "kv_events_replay and kv_events_topic belong to kv_events; give that endpoint too"
+            )
         if self.fetch_deadline_s <= 0:
             raise ConfigError(f"fetch_deadline_s={self.fetch_deadline_s}: give seconds above 0")
         if self.drain_s < 0 or self.lease_bias_s < 0:

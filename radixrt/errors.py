@@ -13,6 +13,7 @@ RadixError
 ├── JournalError                      a batch journal that is unreadable or of another run
 ├── CallFailed                        a call ended in ``Failed``; ``code`` says how
 │   ├── Unsupported                   the runtime cannot do this (yet)
+│   ├── Unauthorized                  the key is missing, wrong, or not for this
 │   ├── PromptTooLong                 prompt and budget exceed the context or the KV memory
 │   ├── Overloaded                    refused by admission control; try again later
 │   ├── Cancelled                     by the caller, by Ctrl-C or by closing an iterator
@@ -103,6 +104,12 @@ class Unsupported(CallFailed):
     code = "unsupported"
 
 
+class Unauthorized(CallFailed):
+    """The endpoint refuses the key, or it was given none."""
+
+    code = "unauthorized"
+
+
 class PromptTooLong(CallFailed):
     """Prompt and token budget exceed the model's context or the KV memory."""
 
@@ -163,6 +170,7 @@ FAILURES: dict[str, type[CallFailed]] = {
     for failure in (
         CallFailed,
         Unsupported,
+        Unauthorized,
         PromptTooLong,
         Overloaded,
         Cancelled,

@@ -37,9 +37,15 @@ class Part:
     ``role_end`` (``text`` names the role) are rendered with the model's chat template. ``tools``
     (``text`` is a JSON array of definitions in OpenAI's form) hands the template the tools of the
     messages that follow; it stands before the first of them.
+
+    ``markup`` is text in which the names of special tokens mean these tokens, tokenized on its own.
+    ``chat`` is a whole conversation, the first part of its branch: ``text`` is the JSON object
+    ``{"messages": [messages in OpenAI's form], "tools": [definitions] or null,
+    "add_generation_prompt": bool, "continue_final_message": bool, "template_kwargs": {}}``. The
+    model's chat template renders it, and what it gives is tokenized as a whole.
     """
 
-    kind: Literal["text", "tokens", "role_begin", "role_end", "tools"]
+    kind: Literal["text", "tokens", "role_begin", "role_end", "tools", "markup", "chat"]
     text: str = ""
     token_ids: tuple[int, ...] = ()
 
@@ -48,13 +54,14 @@ class Part:
 class Sampling:
     """How the tokens of one generation are chosen. Defaults are the model's plain distribution.
 
+    ``max_tokens`` None is as many as the context has room for, 0 computes the prompt alone.
     ``top_k`` 0 keeps all tokens. ``seed`` None draws a fresh seed. ``stop`` strings and
     ``stop_regex`` patterns end the text before the match. ``logit_bias`` holds (token id, bias).
     ``top_logprobs_num`` > 0 needs ``return_logprob``. ``logprob_start_len`` >= 0 also returns
     logprobs of the prompt from that position on.
     """
 
-    max_tokens: int = 128
+    max_tokens: int | None = 128
     min_tokens: int = 0
     n: int = 1
     temperature: float = 1.0
@@ -281,10 +288,15 @@ CacheUse = Literal["shared", "private", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Opens a session; answered by ``Welcome`` or ``Failed`` (call None)."""
+    """Opens a session; answered by ``Welcome`` or ``Failed`` (call None).
+
+    A runtime that still starts answers when it is ready. ``watch`` asks for ``State`` messages: one
+    at once, before ``Welcome``, and one at every change.
+    """
 
     version: int = VERSION
     client: str = ""
+    watch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,6 +465,55 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenize:
+    """Ask for the tokens of parts, as a branch of their own would have them; answered by ``Reply``
+    with ``token_ids``, ``tokens`` (the text of each) and ``max_context`` in its data.
+
+    ``add_special_tokens`` puts in front what the tokenizer begins a text with.
+    """
+
+    call: int
+    parts: tuple[Part, ...]
+    add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    """Ask for the text of tokens, special ones by name; answered by ``Reply`` with ``text``."""
+
+    call: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTokenizer:
+    """Ask what the tokenizer is; answered by ``Reply`` with ``tokenizer_class``, ``vocab_size``,
+    ``special_tokens`` (name such as ``eos_token`` → text), ``special_token_ids`` (name → id),
+    ``added_special_tokens`` (text → id of every control token), ``end_ids``, ``max_context``,
+    ``chat_template`` (None without one), ``tool_format`` (how the model writes tool calls, the
+    fields of ``runtime.tool_calls.ToolFormat``) and ``config`` in its data."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Ask for the live tree of cached prefixes, for people to look at; answered by ``Reply``, whose
+    data ``radixrt.inspection`` describes.
+
+    ``since`` is the generation of the answer that the asker has, 0 for none: what changed is told,
+    else at most ``max_nodes`` nodes, the largest. ``texts`` decodes how each begins. ``node`` asks
+    for the path to one node alone, with ``texts`` decoded in full.
+    """
+
+    call: int
+    since: int = 0
+    max_nodes: int = 1000
+    texts: bool = False
+    node: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Answered by the engine loop, not by the socket: a stuck engine does not answer."""
 
@@ -471,6 +532,18 @@ class Welcome:
     model: ModelInfo
 
 
+Phase = Literal["starting", "ready", "draining", "restarting"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the runtime is doing, for a client that watches. Calls are taken when it is ``ready``;
+    ``detail`` says more to people (the phase of a start)."""
+
+    phase: Phase
+    detail: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """New text (and tokens) of output ``index`` of a streamed call."""
@@ -480,6 +553,7 @@ class Chunk:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,13 +561,15 @@ class Finished:
     """A generation ended; ``outputs`` has ``n`` entries.
 
     ``prompt_logprobs`` starts at ``logprob_start_len``; its first entry's logprob is None when that
-    position has nothing before it.
+    position has nothing before it. ``prompt_top_logprobs`` are the likeliest tokens at the same
+    positions, with ``top_logprobs_num``.
     """
 
     call: int
     outputs: tuple[Output, ...]
     usage: Usage
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,7 +588,8 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to ``Read``, ``Flush``, ``Stats``, ``Explain``, ``Save`` or ``Restore``."""
+    """The answer to a question: ``Read``, ``Flush``, ``Stats``, ``Explain``, ``Save``, ``Restore``,
+    ``Tokenize``, ``Detokenize``, ``DescribeTokenizer`` or ``Inspect``."""
 
     call: int
     data: dict[str, Any] = field(default_factory=dict)
@@ -566,10 +643,14 @@ ToRuntime = (
     | Restore
     | Flush
     | Stats
+    | Tokenize
+    | Detokenize
+    | DescribeTokenizer
+    | Inspect
     | Ping
     | Goodbye
 )
-ToClient = Welcome | Chunk | Finished | Chosen | Reply | Failed | Pong | Goodbye
+ToClient = Welcome | State | Chunk | Finished | Chosen | Reply | Failed | Pong | Goodbye
 Message = ToRuntime | ToClient
 
 TAGS: dict[str, type[Message]] = {
@@ -589,8 +670,13 @@ TAGS: dict[str, type[Message]] = {
     "restore": Restore,
     "flush": Flush,
     "stats": Stats,
+    "tokenize": Tokenize,
+    "detokenize": Detokenize,
+    "describe_tokenizer": DescribeTokenizer,
+    "inspect": Inspect,
     "ping": Ping,
     "welcome": Welcome,
+    "state": State,
     "chunk": Chunk,
     "finished": Finished,
     "chosen": Chosen,
@@ -600,6 +686,10 @@ TAGS: dict[str, type[Message]] = {
     "goodbye": Goodbye,
 }
 """The one table from a frame's tag to the class it may become."""
+
+_CHUNK_FRAME = b'["chunk",'
+_CHUNK = msgspec.json.Decoder(tuple[Literal["chunk"], Chunk])
+"""Most frames of a stream are chunks: a decoder of their own takes a quarter of the time."""
 
 _TAG_OF: dict[type[Message], str] = {cls: tag for tag, cls in TAGS.items()}
 
@@ -613,10 +703,15 @@ def decode(frame: bytes | memoryview) -> Message:
     """Return the message of a frame, with every field validated.
 
     Raises ``ProtocolError`` for anything else: too long, not JSON, an unknown tag, a missing, extra
-    or wrongly typed field.
+    or wrongly typed field. Extra fields of a chunk are skipped.
     """
     if len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(f"frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are accepted")
+    if frame[: len(_CHUNK_FRAME)] == _CHUNK_FRAME:
+        try:
+            return _CHUNK.decode(frame)[1]
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"message 'chunk': {error}") from None
     try:
         parsed = orjson.loads(frame)
     except orjson.JSONDecodeError as error:

@@ -241,6 +241,32 @@ class ZmqTransport:
 LINGER_MS = 1000
 
 
+def connect_dealer(
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    *,
+    timeout_s: float,
+    curve: ClientCurve | None = None,
+) -> zmq.Socket[bytes]:
+    """Return a client's socket, connecting. Raises ``ZMQError`` and ``ValueError``."""
+    import zmq
+
+    socket = context.socket(zmq.DEALER)
+    socket.linger = LINGER_MS
+    socket.sndhwm = socket.rcvhwm = HIGH_WATER_MARK
+    socket.sndtimeo = int(timeout_s * 1000)
+    socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.set(zmq.IMMEDIATE, 1)
+    socket.set(zmq.HEARTBEAT_IVL, 5_000)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, 15_000)
+    if curve is not None:
+        socket.curve_serverkey = curve.server_public.encode()
+        socket.curve_publickey = curve.public.encode()
+        socket.curve_secretkey = curve.secret.encode()
+    socket.connect(endpoint)
+    return socket
+
+
 class _DealerLoop:
     """The thread that owns the DEALER socket: sends what was submitted, decodes what arrives."""
 
@@ -263,28 +289,10 @@ class _DealerLoop:
         os.set_blocking(self._wake_write, False)
         self._context = zmq.Context(io_threads=1)
         try:
-            self._socket = self._connect(curve)
+            self._socket = connect_dealer(self._context, endpoint, timeout_s=timeout_s, curve=curve)
         except (zmq.ZMQError, ValueError) as error:
             self._dispose()
             raise TransportError(f"cannot connect to {endpoint}: {error}") from error
-
-    def _connect(self, curve: ClientCurve | None) -> zmq.Socket[bytes]:
-        import zmq
-
-        socket = self._context.socket(zmq.DEALER)
-        socket.linger = LINGER_MS
-        socket.sndhwm = socket.rcvhwm = HIGH_WATER_MARK
-        socket.sndtimeo = int(self._timeout_s * 1000)
-        socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        socket.set(zmq.IMMEDIATE, 1)
-        socket.set(zmq.HEARTBEAT_IVL, 5_000)
-        socket.set(zmq.HEARTBEAT_TIMEOUT, 15_000)
-        if curve is not None:
-            socket.curve_serverkey = curve.server_public.encode()
-            socket.curve_publickey = curve.public.encode()
-            socket.curve_secretkey = curve.secret.encode()
-        socket.connect(self._endpoint)
-        return socket
 
     # ------------------------------------------------------------ any thread
 

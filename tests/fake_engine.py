@@ -1,6 +1,7 @@
 """An engine without a model: deterministic tokens over the wire's messages, for frontend tests.
 
-As a script it is an engine process: ``fake_engine.py [--step-s S] [--vocab N] ENDPOINT``.
+As a script it is an engine process: ``fake_engine.py [--step-s S] [--vocab N] ENDPOINT``; with
+``--after FILE`` it is ready when the file exists.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from radixrt.runtime.wire import (
     EngineUsage,
     FlushCache,
     FromEngine,
+    Progress,
     QueryStats,
     Ready,
     Release,
@@ -231,9 +233,14 @@ def main() -> None:
     parser.add_argument("--step-s", type=float, default=0.0)
     parser.add_argument("--vocab", type=int, default=512)
     parser.add_argument("--fail", default="")
+    parser.add_argument("--after", default="")
     options = parser.parse_args()
     sys.stdin.buffer.read()
     channel = ZmqEngineChannel(options.endpoint)
+    if options.after:
+        channel.send([Progress("weights", "are on their way")])
+        while not os.path.exists(options.after) and not channel.receive(0.01):
+            pass
     if options.fail:
         channel.send([EngineFailed(None, "engine_fault", options.fail)])
     else:

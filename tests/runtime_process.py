@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,17 +18,30 @@ from radixrt.transport import Transport, ZmqTransport
 ROOT = Path(__file__).parent.parent
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
 
+FAKE_GATEWAY = Path(__file__).parent / "fake_gateway.py"
+
 _SERVE = """
-import sys
+import json, sys
 from pathlib import Path
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.endpoints import ServerCurve
+from radixrt.runtime.gateway_process import HttpService
 from radixrt.runtime.server import Server
-model, endpoint, ready, drain_s, secret, allow, *engine = sys.argv[1:]
-curve = ServerCurve(Path(secret), Path(allow)) if secret else None
-config = RuntimeConfig(model=Path(model), endpoint=endpoint, drain_s=float(drain_s))
-options = {"ready_file": Path(ready), "engine_command": tuple(engine), "ping_interval_s": 1.0}
-Server(config, curve=curve, **options).run()
+given = json.loads(sys.argv[1])
+curve = ServerCurve(*map(Path, given["curve"])) if given["curve"] else None
+config = RuntimeConfig(
+    model=Path(given["model"]), endpoint=given["endpoint"], drain_s=given["drain_s"]
+)
+settings = lambda endpoint, port: json.dumps({"endpoint": endpoint, "port": port}).encode()
+http = HttpService(settings, command=tuple(given["gateway"])) if given["gateway"] else None
+Server(
+    config,
+    curve=curve,
+    ready_file=Path(given["ready_file"]),
+    engine_command=tuple(given["engine"]),
+    http=http,
+    ping_interval_s=1.0,
+).run()
 """
 
 
@@ -38,6 +52,7 @@ class RuntimeProcess:
         self.process = process
         self._ready_file = ready_file
         self.endpoint = ""
+        self.url = ""
 
     def await_ready(self, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -45,7 +60,8 @@ class RuntimeProcess:
             assert self.process.poll() is None, "the runtime ended while it started"
             assert time.monotonic() < deadline, "the runtime did not start"
             time.sleep(0.01)
-        self.endpoint = self._ready_file.read_text().strip()
+        self.endpoint, *urls = self._ready_file.read_text().split()
+        self.url = urls[0] if urls else ""
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -68,13 +84,23 @@ def serving(
     drain_s: float = 5.0,
     curve: tuple[Path, Path] | None = None,
     engine: Sequence[str] = (),
+    gateway: Sequence[str] | None = None,
     stderr: int | None = subprocess.DEVNULL,
 ) -> Iterator[RuntimeProcess]:
-    """A runtime over the fake engine (with further arguments ``engine``), ended with the block."""
+    """A runtime over the fake engine (with further arguments ``engine``), and over the fake HTTP
+    process if it gets arguments, ended with the block."""
     ready_file = directory / "ready"
-    secret, allow = ("", "") if curve is None else map(str, curve)
-    command = [sys.executable, "-c", _SERVE, str(model), endpoint, str(ready_file), str(drain_s)]
-    command += [secret, allow, sys.executable, str(FAKE_ENGINE), *engine]
+    python = sys.executable
+    given = {
+        "model": str(model),
+        "endpoint": endpoint,
+        "ready_file": str(ready_file),
+        "drain_s": drain_s,
+        "curve": None if curve is None else list(map(str, curve)),
+        "engine": [python, str(FAKE_ENGINE), *engine],
+        "gateway": [] if gateway is None else [python, str(FAKE_GATEWAY), *gateway],
+    }
+    command = [python, "-c", _SERVE, json.dumps(given)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=stderr)
     runtime = RuntimeProcess(process, ready_file)

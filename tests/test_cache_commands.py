@@ -8,7 +8,7 @@ import pytest
 
 import radixrt as rt
 from radixrt import cli
-from radixrt.cache_commands import parse_tokens
+from radixrt.cli.cache import parse_tokens
 from radixrt.errors import InvalidArgument
 
 

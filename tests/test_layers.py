@@ -24,7 +24,17 @@ FORBIDDEN = {
         "radixrt.runtime",
         "radixrt.gateway",
     },
-    "gateway": {"torch", "radixrt.runtime", "radixrt.cache"},
+    "gateway": {
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "radixrt.runtime",
+        "radixrt.cache",
+        "radixrt.lang",
+        "radixrt.cli",
+    },
+    "integrations": {"torch", "radixrt.runtime", "radixrt.cache", "radixrt.gateway"},
     "runtime": {"radixrt.lang", "radixrt.gateway", "transformers"},
     "cache": {"torch", "radixrt.runtime", "radixrt.lang", "radixrt.gateway"},
 }
@@ -35,12 +45,14 @@ ADAPTERS = {
     "triton": "triton",
     "sgl_kernel": "sgl",
     "pydantic": "pydantic",
+    "lm_eval": "lm",
+    "opentelemetry": "otel",
 }
 """Optional package → what the name of a file that imports it begins with."""
 
 CLIENT_NEVER_LOADS = (
     *("torch", "transformers", "tokenizers", "fastapi"),
-    *("radixrt.runtime", "radixrt.cache", "pydantic", "rich"),
+    *("radixrt.runtime", "radixrt.cache", "pydantic", "rich", "httpx"),
 )
 
 FORBIDDEN_CALLS = {"eval", "exec", "pickle", "marshal", "dill", "cloudpickle"}

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from radixrt.bench.html import as_html
 from radixrt.bench.measure import Measurement, check_names, measure
 from radixrt.bench.models import model_config
 from radixrt.bench.report import Report, Side, note, show
@@ -20,6 +21,7 @@ from radixrt.bench.server import LOG_TAIL, ServerDriver, serving
 from radixrt.bench.workloads import WORKLOADS
 from radixrt.config import RuntimeConfig
 from radixrt.errors import ConfigError, EngineFault
+from radixrt.html_report import check_path
 from radixrt.runtime.supervisor import dump_config
 
 
@@ -33,8 +35,9 @@ def run_bench(
     has_engine: bool = True,
     has_server: bool = True,
     json_file: Path | None = None,
+    html_file: Path | None = None,
 ) -> Report:
-    """Measure, print the table, write the JSON and return what was found.
+    """Measure, print the table, write the JSON and the HTML, and return what was found.
 
     ``only`` names workloads, all when empty; ``scale`` shortens every length; the better of the
     runs with ``seeds`` counts. Raises ``ConfigError`` before anything starts, ``EngineFault`` and
@@ -50,6 +53,8 @@ def run_bench(
         raise ConfigError("--no-engine --no-server: nothing is left to measure; drop one of them")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no such folder; make it first")
+    if html_file is not None:
+        check_path("--html", html_file)
     with model_config(model, settings) as config:
         config.resolve()  # says what is wrong before anything starts
         engine = server = None
@@ -64,6 +69,8 @@ def run_bench(
         if json_file is not None:
             text = json.dumps(report.as_json(), indent=1, default=str)
             json_file.write_text(text + "\n", encoding="utf-8")
+        if html_file is not None:
+            html_file.write_text(as_html(report), encoding="utf-8")
     return report
 
 

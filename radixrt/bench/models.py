@@ -6,12 +6,12 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from radixrt.config import RuntimeConfig
 from radixrt.errors import ConfigError
+from radixrt.settings import did_you_mean, settings_of
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {
@@ -89,8 +89,7 @@ def write_shape(path: Path, config: dict[str, Any]) -> None:
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """Return the options that ``OPTION=VALUE`` texts set, as ``RuntimeConfig`` types them; raises
     ``ConfigError`` for an unknown option or a value it cannot have."""
-    types = get_type_hints(RuntimeConfig)
-    known = {field.name for field in fields(RuntimeConfig)}
+    known = settings_of(RuntimeConfig)
     options: dict[str, Any] = {}
     for item in settings:
         name, equals, value = item.partition("=")
@@ -98,28 +97,12 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set {item}: write OPTION=VALUE, such as --set memory=80%")
         if name not in known:
-            raise ConfigError(f"--set {item}: unknown option; known: {', '.join(sorted(known))}")
-        options[name] = _parsed(item, value.strip(), types[name])
+            hint = did_you_mean(name, known)
+            raise ConfigError(
+                f"--set {item}: unknown option{hint}; known: {', '.join(sorted(known))}"
+            )
+        options[name] = known[name].parse(value.strip(), f"--set {name}")
     return options
-
-
-def _parsed(item: str, value: str, wanted: Any) -> Any:
-    if get_origin(wanted) is Literal:
-        if value not in get_args(wanted):
-            raise ConfigError(f"--set {item}: use {', '.join(get_args(wanted))}")
-        return value
-    if wanted is bool:
-        words = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
-        if value.lower() not in words:
-            raise ConfigError(f"--set {item}: use true or false")
-        return words[value.lower()]
-    if wanted in (int, float):
-        try:
-            return wanted(value)
-        except ValueError:
-            kind = "a whole number" if wanted is int else "a number"
-            raise ConfigError(f"--set {item}: use {kind}") from None
-    return value
 
 
 def _tokenizer(vocab_size: int, bos: int, eos: int) -> dict[str, Any]:

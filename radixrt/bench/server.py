@@ -58,7 +58,7 @@ def serving(config: RuntimeConfig) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="radixrt-bench-") as folder:
         ready_file, log_file = Path(folder, "ready"), Path(folder, "log")
         command = [sys.executable, "-m", "radixrt", *serve_arguments(config)]
-        command += ["--ready-file", str(ready_file)]
+        command += ["--no-http", "--ready-file", str(ready_file)]
         with log_file.open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

@@ -163,6 +163,11 @@ class DiskTier:
 
     # ------------------------------------------------------------ what there is
 
+    def num_leading(self, keys: Sequence[bytes]) -> int:
+        """Return how many of the first keys are those of pages that are there."""
+        index = self._index
+        return next((i for i, key in enumerate(keys) if key not in index), len(keys))
+
     @property
     def num_bytes(self) -> int:
         """Bytes of all records on disk, dead ones included."""

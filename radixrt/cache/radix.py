@@ -92,6 +92,16 @@ class RadixCache:
         return self._tree.num_cached - self._tree.num_locked
 
     @property
+    def tree(self) -> Tree:
+        """The structure itself, to be looked at and watched by others, never changed."""
+        return self._tree
+
+    @property
+    def num_locked(self) -> int:
+        """Pages that held leases lock. O(1)."""
+        return self._tree.num_locked
+
+    @property
     def num_leaves(self) -> int:
         """Runs that could be evicted next: the unlocked leaves. O(1)."""
         return len(self._tree.order)
@@ -262,6 +272,9 @@ class RadixCache:
 
     def clear(self) -> int:
         """Evict everything no held lease locks; return how many pages that were."""
+        if not self._tree.num_locked:
+            for watcher in self._tree.watchers:
+                watcher.cleared()
         return self.evict(self.num_evictable)
 
     def check(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
@@ -45,6 +45,31 @@ NOTHING: Final = Match([], 0, None, 0, 0)
 """The match of a key in a namespace that has nothing."""
 
 
+class Watcher(Protocol):
+    """Is told what happens to a tree (``Tree.watchers``), by the cache's thread; changes nothing.
+
+    Of ``cut`` and ``cleared`` it hears before, of all else afterwards.
+    """
+
+    def appended(self, node: Node, before: int, key: bytes) -> None:
+        """The run of ``node`` ends in the new tokens ``key``, behind the hash ``before``."""
+
+    def cut(self, node: Node, num_pages: int) -> None:
+        """The last pages of an unlocked leaf are given up; all of them: it leaves the tree."""
+
+    def split(self, upper: Node, lower: Node) -> None:
+        """A run became two; ``upper`` is a new node."""
+
+    def merged(self, upper: Node, lower: Node) -> None:
+        """``lower`` has the run of both now; ``upper`` has left the tree."""
+
+    def changed(self, node: Node) -> None:
+        """Who uses ``node`` and what is before it, or wants it kept, changed."""
+
+    def cleared(self) -> None:
+        """Everything is about to be given up, page by page."""
+
+
 class Tree:
     """Path-compressed trees over pages of tokens, one root a namespace.
 
@@ -72,6 +97,7 @@ class Tree:
         self.known = Knowledge(policy.history, policy.reuse, page_size) if policy.history else None
         self.num_cached = 0
         self.num_locked = 0
+        self.watchers: tuple[Watcher, ...] = ()
         self.version = 0
         self._next_serial = 0
 
@@ -164,6 +190,8 @@ class Tree:
         parent.adopt(self._first_page(upper), upper)
         upper.adopt(self._first_page(node), node)
         node.parent = upper
+        for watcher in self.watchers:
+            watcher.split(upper, node)
         return upper
 
     def append(
@@ -192,7 +220,7 @@ class Tree:
         self.num_locked += num_pages
         self.counters.inserted_pages += num_pages
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
-        uses, chain = bytearray(), 0
+        uses, chain, before = bytearray(), 0, node.chain
         if self.known is not None:
             uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
@@ -200,6 +228,8 @@ class Tree:
             node.pages += pages
             node.uses += uses
             node.chain = chain
+            for watcher in self.watchers:
+                watcher.appended(node, before, key)
             return node
         child = self._node(node, bytearray(key), pages, used)
         child.uses, child.chain = uses, chain
@@ -207,6 +237,8 @@ class Tree:
         child.locks = 1
         node.is_branch = node.is_branch or bool(node.children)
         node.adopt(self._first_page(child), child)
+        for watcher in self.watchers:
+            watcher.appended(child, before, key)
         return child
 
     def cut(
@@ -220,6 +252,8 @@ class Tree:
         assert node.parent is not None
         assert not node.locks
         assert not node.children
+        for watcher in self.watchers:
+            watcher.cut(node, min(num_pages, node.num_pages))
         self.version += 1
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
@@ -251,6 +285,8 @@ class Tree:
     def lock(self, node: Node) -> None:
         """Add a lock to ``node``, and by it to its ancestors."""
         step: Node | None = node
+        for watcher in self.watchers:
+            watcher.changed(node)
         while step is not None:
             step.locks += 1
             if step.locks > 1:
@@ -277,6 +313,8 @@ class Tree:
             elif len(step.children) == 1 and not step.is_branch:
                 mergeable.append(step)
             step = step.parent
+        for watcher in self.watchers:
+            watcher.changed(node)
         # From the top down the run that has been joined so far grows in place.
         for parent in reversed(mergeable):
             self._merge(parent)
@@ -322,6 +360,8 @@ class Tree:
     def unpark(self, node: Node) -> None:
         """Take a parked lease from ``node``, which may have left the tree."""
         step: Node | None = node
+        for watcher in self.watchers:
+            watcher.changed(node)
         while step is not None:
             step.parks -= 1
             if step.parks:
@@ -336,6 +376,8 @@ class Tree:
         """
         node.held_until, node.priority = until, priority
         self._replace(node)
+        for watcher in self.watchers:
+            watcher.changed(node)
 
     def warm(self, node: Node) -> None:
         """Count a use of every page of the path of ``node``, which is locked."""
@@ -443,3 +485,5 @@ class Tree:
         child.key, child.pages, child.parent = node.key, node.pages, parent
         parent.adopt(self._first_page(child), child)
         self._replace(child)
+        for watcher in self.watchers:
+            watcher.merged(node, child)

@@ -45,6 +45,7 @@ from radixrt.lang.explain import Explanation
 from radixrt.lang.group import ProgramStateGroup
 from radixrt.lang.journal import FinishedRow
 from radixrt.lang.leases import warm
+from radixrt.lang.openai import OpenAI
 from radixrt.lang.program import Function
 from radixrt.lang.roles import (
     assistant,
@@ -68,6 +69,7 @@ __all__ = [
     "Explanation",
     "FinishedRow",
     "Function",
+    "OpenAI",
     "ProgramState",
     "ProgramStateGroup",
     "Runtime",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,10 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from radixrt import inspection
 from radixrt.errors import InvalidArgument
+from radixrt.inspection import Inspection, NodePath
 from radixrt.lang.client import Client
 from radixrt.lang.explain import Explanation, explanation
-from radixrt.protocol import Explain, Flush, ModelInfo, Reply, Restore, Save, Stats
+from radixrt.lang.trace_file import TRACE_VARIABLE, TraceFile
+from radixrt.lang.tracing import Tracer, Tracing
+from radixrt.protocol import Explain, Flush, Inspect, ModelInfo, Reply, Restore, Save, Stats
 from radixrt.transport import Transport, ZmqTransport
 
 _MAX_CHECKS = 8
@@ -34,13 +39,23 @@ class Backend:
     Use it as a context manager, or call ``shutdown``. Threads may share it.
     """
 
-    def __init__(self, transport: Transport, *, timeout_s: float = 10.0) -> None:
-        """Open a session over ``transport``; ``RuntimeUnavailable`` without an answer in time."""
+    def __init__(
+        self, transport: Transport, *, timeout_s: float = 10.0, tracer: Tracer | None = None
+    ) -> None:
+        """Open a session over ``transport``; ``RuntimeUnavailable`` without an answer in time.
+
+        ``tracer`` is told what programs do; without one, where ``RADIXRT_TRACE`` names a directory,
+        it is written there for ``radixrt trace``.
+        """
         self.client = Client(transport, timeout_s=timeout_s)
         self._lock = threading.Lock()
         self._bodies: ThreadPoolExecutor | None = None
         self._checks: ThreadPoolExecutor | None = None
         self._closers: list[Callable[[], None]] = [self.client.close]
+        if tracer is None and (folder := os.environ.get(TRACE_VARIABLE)):
+            tracer = own = TraceFile(Path(folder))
+            self._closers.append(own.close)
+        self.tracing = None if tracer is None else Tracing(tracer, self.model.name)
         self._finalizer = weakref.finalize(self, _close_elsewhere, self._closers)
         self._finalizer.atexit = False
         self._at_exit = functools.partial(_shutdown_if_alive, weakref.ref(self))
@@ -89,6 +104,22 @@ class Backend:
         call = client.new_call(Reply)
         reply = client.ask(Explain(call.id, None, last), call, _QUESTION_TIMEOUT_S)
         return explanation(reply.data["calls"])
+
+    def inspect(self, since: int = 0, *, max_nodes: int = 1000, texts: bool = False) -> Inspection:
+        """Return what there is to see of the runtime: the tree of cached prefixes, the requests
+        that run, the tiers. With ``since``, the ``generation`` of an earlier answer, what of the
+        tree has changed; ``texts`` decodes how its nodes begin."""
+        client = self.client
+        call = client.new_call(Reply)
+        question = Inspect(call.id, since, max_nodes, texts)
+        return inspection.read(client.ask(question, call, _QUESTION_TIMEOUT_S).data)
+
+    def inspect_node(self, node_id: int, *, texts: bool = True) -> NodePath:
+        """Return the way to a node that ``inspect`` has told of, from the first token on."""
+        client = self.client
+        call = client.new_call(Reply)
+        question = Inspect(call.id, texts=texts, node=node_id)
+        return inspection.read_path(client.ask(question, call, _QUESTION_TIMEOUT_S).data)
 
     def save(self, path: str | Path) -> int:
         """Write what is cached to a directory of the runtime's machine; return the pages."""
@@ -159,7 +190,14 @@ def _shutdown_if_alive(reference: weakref.ref[Backend]) -> None:
 class RuntimeEndpoint(Backend):
     """A runtime process at an endpoint, ``ipc://PATH`` or ``tcp://HOST:PORT``."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float = 10.0, **options: Any) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float = 10.0,
+        tracer: Tracer | None = None,
+        **options: Any,
+    ) -> None:
         """Connect; ``options`` are ``ZmqTransport``'s. Raises ``RuntimeUnavailable`` when nobody
         answers within ``timeout_s`` seconds."""
         if not isinstance(endpoint, str) or not endpoint.startswith(("ipc://", "tcp://")):
@@ -171,7 +209,7 @@ class RuntimeEndpoint(Backend):
         self.endpoint_url = endpoint
         transport = ZmqTransport(endpoint, timeout_s=timeout_s, **options)
         # The transport notices first that nobody answers, and knows where.
-        super().__init__(transport, timeout_s=timeout_s + 1.0)
+        super().__init__(transport, timeout_s=timeout_s + 1.0, tracer=tracer)
 
 
 class Runtime(Backend):
@@ -186,9 +224,10 @@ class Runtime(Backend):
         model: str | Path | None = None,
         *,
         model_path: str | Path | None = None,
+        tracer: Tracer | None = None,
         **options: Any,
     ) -> None:
-        """Start it; returns when the model serves.
+        """Start it; returns when the model serves. ``tracer`` is told what programs do.
 
         ``model_path`` is SGLang's name of ``model``. Raises ``ConfigError``, ``ModelError`` or what
         else the runtime cannot start with.
@@ -199,7 +238,7 @@ class Runtime(Backend):
 
         runtime = start_local(model=model if model is not None else model_path, **options)
         try:
-            super().__init__(runtime.transport())
+            super().__init__(runtime.transport(), tracer=tracer)
         except BaseException:
             runtime.shutdown()
             raise

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from radixrt.errors import InvalidArgument, RadixError
+from radixrt.lang.batch_report import BatchReport
 from radixrt.lang.journal import FinishedRow, Journal
 from radixrt.lang.progress import ProgressBar
 from radixrt.lang.state import ProgramState
@@ -55,9 +56,11 @@ class Batch:
         resume: bool,
         progress: str | None,
         run_ahead: bool,
+        report: BatchReport | None = None,
     ) -> None:
         """``progress`` is the bar's title, None shows none. ``run_ahead``: rows wait for results
-        to be taken, at most ``_RUN_AHEAD`` times ``max_in_flight`` ahead."""
+        to be taken, at most ``_RUN_AHEAD`` times ``max_in_flight`` ahead. ``report`` is written
+        when the results have been taken, or taking them was given up."""
         threads = _AUTO_THREADS if num_threads == "auto" else _count("num_threads", num_threads)
         if max_in_flight is not None:
             self._max_in_flight = _count("max_in_flight", max_in_flight)
@@ -71,6 +74,7 @@ class Batch:
         self._keep_errors = keep_errors
         self._journal = None if journal is None else Journal(journal, rows, resume=resume)
         self._progress = progress
+        self._report = report
         self._window = self._max_in_flight * _RUN_AHEAD if run_ahead else len(rows)
         self._ended: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
         self._in_flight: dict[int, ProgramState] = {}
@@ -82,6 +86,8 @@ class Batch:
         if self._journal is not None:
             finished.update(self._journal.finished)
             self._journal.open()
+        if self._report is not None:
+            self._report.resumed(len(finished))
         pool = ThreadPoolExecutor(self._num_threads, "radixrt-row")
         bar = ProgressBar(self._progress, len(self._rows), done=len(finished))
         waiting = iter([index for index in range(len(self._rows)) if index not in finished])
@@ -106,10 +112,14 @@ class Batch:
             bar.close()
             if self._journal is not None:
                 self._journal.close()
+            if self._report is not None:
+                self._report.write()
 
     # ------------------------------------------------------------ one row
 
     def _launch(self, index: int, pool: ThreadPoolExecutor) -> None:
+        if self._report is not None:
+            self._report.began(index)
         row = self._start(self._rows[index])
         self._in_flight[index] = row.state
         pool.submit(self._run, index, row)
@@ -150,6 +160,8 @@ class Batch:
             raise error  # an exit or an interrupt raised by the body
         if self._journal is not None:
             self._journal.write(index, state if error is None else error)
+        if self._report is not None:
+            self._report.ended(index, state if error is None else error)
         return state if error is None else error
 
     def _accept(self, index: int, outcome: Outcome) -> Outcome:

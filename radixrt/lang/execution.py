@@ -63,7 +63,10 @@ class Execution:
         stream: bool = False,
         tenant: str = "",
         cache: CacheUse = "shared",
+        name: str = "program",
+        track: int | None = None,
     ) -> None:
+        """``name`` and, for a fork, ``track`` are what traces know it by."""
         self.backend = backend
         self.branch = branch or Branch(backend.client, tenant=tenant, cache=cache)
         self.transcript = transcript or Transcript()
@@ -77,6 +80,9 @@ class Execution:
         self._was_raised = False
         self._forks: weakref.WeakSet[Execution] = weakref.WeakSet()
         self._spans: tuple[int, tuple[Span, ...]] | None = None
+        self._track = 0
+        if backend.tracing is not None:
+            self._track = backend.tracing.began(name) if track is None else track
         weakref.finalize(self, self.branch.retire).atexit = False
 
     # ------------------------------------------------------------ operations
@@ -108,6 +114,7 @@ class Execution:
         """Return ``size`` copies; one message, nothing is waited for."""
         if self.branch.is_closed:
             raise Cancelled("the program's state was closed and cannot be forked")
+        tracing = self.backend.tracing
         forks = [
             Execution(
                 self.backend,
@@ -116,6 +123,7 @@ class Execution:
                 defaults=self._defaults,
                 deadline=self.deadline,
                 stream=self._stream,
+                track=None if tracing is None else tracing.forked(self._track),
             )
             for branch in self.branch.fork(size)
         ]
@@ -153,7 +161,8 @@ class Execution:
             call = self.branch.generate(
                 options.resolve(),
                 node.constraint,
-                stream=self._stream,
+                # The first text of a call is seen only when it is sent before the last.
+                stream=self._stream or self.backend.tracing is not None,
                 deadline_s=_remaining(deadline),
                 site=node.where,
                 heal=node.heal,
@@ -204,6 +213,8 @@ class Execution:
         self.transcript.steps.append(step)
         if name is not None:
             self.transcript.variables[name] = step
+        if self.backend.tracing is not None:
+            self.backend.tracing.sent(self._track, step.node, step.call)
         self.branch.signal.notify()
 
     def _earliest(self, timeout_s: float | None) -> float | None:
@@ -494,6 +505,9 @@ class Execution:
     def _body_ended(self) -> None:
         self.is_running = False
         self.branch.signal.notify()
+        tracing, track, error = self.backend.tracing, self._track, self.body_error
+        if tracing is not None:
+            self.on_settled(lambda: tracing.ended(track, error))
 
 
 def _remaining(deadline: float | None) -> float | None:

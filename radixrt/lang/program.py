@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, get_args, overload
 from radixrt.errors import InvalidArgument
 from radixrt.lang.backend import Backend, default
 from radixrt.lang.batch import Batch, Row
+from radixrt.lang.batch_report import BatchReport
 from radixrt.lang.execution import Execution
 from radixrt.lang.journal import FinishedRow
 from radixrt.lang.sampling import SAMPLING_NAMES, SamplingOptions, sampling_options
@@ -148,6 +149,7 @@ class Function:
         on_error: Literal["raise", "keep"] = "raise",
         journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        report: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
         **sampling: Any,
     ) -> list[Result]: ...
@@ -164,6 +166,7 @@ class Function:
         on_error: Literal["raise", "keep"] = "raise",
         journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        report: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
         **sampling: Any,
     ) -> Iterator[Result]: ...
@@ -179,6 +182,7 @@ class Function:
         on_error: Literal["raise", "keep"] = "raise",
         journal: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        report: str | os.PathLike[str] | None = None,
         timeout: float | None = None,
         **sampling: Any,
     ) -> list[Result] | Iterator[Result]:
@@ -198,17 +202,23 @@ class Function:
         rows that are in it are not run: their results are ``FinishedRow``s. Rows that failed are
         run again. Arguments have to be JSON values for that; return values and variables that have
         a type (dataclasses, pydantic models, …) are kept as their JSON.
+
+        ``report`` names an HTML file that gets what became of it all: tokens by source, latencies,
+        throughput, the slowest rows and the failures with their arguments.
         """
+        rows = [self._arguments(index, row) for index, row in enumerate(batch_kwargs)]
+        name = self._body.__name__
         batch = Batch(
             self._row_starter(backend, sampling, timeout),
-            [self._arguments(index, row) for index, row in enumerate(batch_kwargs)],
+            rows,
             num_threads=num_threads,
             max_in_flight=max_in_flight,
             keep_errors=_keeps_errors(on_error),
             journal=journal,
             resume=resume,
-            progress=self._body.__name__ if progress_bar else None,
+            progress=name if progress_bar else None,
             run_ahead=generator_style,
+            report=None if report is None else BatchReport(report, name, rows),
         )
         results = batch.results()
         return results if generator_style else list(results)
@@ -251,6 +261,7 @@ class Function:
             defaults=sampling_options(**given),
             deadline=_deadline(timeout),
             stream=stream,
+            name=self._body.__name__,
             **cache_options(**caching),
         )
         return {**self._bound, **arguments}, execution
@@ -280,10 +291,13 @@ class Function:
         chosen = default.choose(backend)
         defaults: SamplingOptions = sampling_options(**sampling)
         _deadline(timeout)
+        name = self._body.__name__
 
         def start(arguments: dict[str, Any]) -> Row:
             deadline = _deadline(timeout)
-            execution = Execution(chosen, defaults=defaults, deadline=deadline, **caching)
+            execution = Execution(
+                chosen, defaults=defaults, deadline=deadline, name=name, **caching
+            )
             state = ProgramState(execution)
             return Row(state, functools.partial(self.execute, state, (), arguments))
 

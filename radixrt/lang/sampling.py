@@ -61,7 +61,7 @@ class SamplingOptions:
             if name != "return_text_in_logprobs" and (value := getattr(self, name)) is not None
         }
         sampling = Sampling(**given)
-        if sampling.min_tokens > sampling.max_tokens:
+        if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
             raise InvalidArgument(
                 "min_tokens",
                 sampling.min_tokens,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,6 +76,7 @@ class Admission:
         is_first = request.cached < 0
         if is_first:
             # Tokens that a constraint forces may be there already; they are no prompt.
+            request.waited_s = time.monotonic() - request.arrived
             request.cached = min(int(self.slots.num_computed[slot]), request.prompt_len)
             request.evicted = kv.num_evicted(request, request.cached)
         self._unnoted.append((request, is_first))

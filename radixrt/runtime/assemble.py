@@ -15,7 +15,7 @@ from radixrt.cache.learned import LearnedOrder, learned_policy
 from radixrt.cache.namespace import Namespace
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
-from radixrt.config import RuntimeConfig
+from radixrt.config import RuntimeConfig, parse_size
 from radixrt.errors import ConfigError
 from radixrt.runtime import device as devices
 from radixrt.runtime.attention import choose_attention
@@ -23,6 +23,7 @@ from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine import Engine
 from radixrt.runtime.graph import StepGraphs, graph_sizes
 from radixrt.runtime.kv import KvPool, KvSpace
+from radixrt.runtime.kv_events import MEDIUM_DEVICE, MEDIUM_HOST, KvEvents
 from radixrt.runtime.loop import EngineLoop
 from radixrt.runtime.memory import MemoryPlan, measure_peak, plan_memory
 from radixrt.runtime.metrics import Metrics
@@ -38,10 +39,11 @@ from radixrt.runtime.refusals import Capacity
 from radixrt.runtime.scheduler import Limits, Scheduler
 from radixrt.runtime.slots import SlotTable
 from radixrt.runtime.snapshots import Snapshots
-from radixrt.runtime.tiers import build_tiers, layout_of, tiers_of
+from radixrt.runtime.tiers import build_tiers, layout_of, page_bytes, tiers_of
 from radixrt.runtime.wire import Progress, Ready
 
 if TYPE_CHECKING:
+    from radixrt.cache.hicache import HiCache
     from radixrt.runtime.channel import EngineChannel
     from radixrt.runtime.grammar.service import GrammarService
 
@@ -77,7 +79,7 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     device = devices.choose_device(config.device)
     model_config = read_config(config.model_path)
     total = devices.memory_info(device).total
-    config = _with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
+    config = with_context(config.resolve(device=str(device), memory_bytes=total), model_config)
     dtype = devices.choose_dtype(config.dtype, model_config.dtype, device)
     before = devices.memory_info(device)
     ops, ops_why = choose_ops(device, config.ops)
@@ -128,8 +130,13 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     )
     loop = _assemble(config, model, pool, attention, ops, memory, limits, device, channel)
     ready = _ready(config, model_config, memory, device, dtype, ops, attention)
-    why = {"attention_why": attention_why, "ops_why": ops_why}
-    channel.send([msgspec.structs.replace(ready, info=ready.info | why)])
+    more = {
+        "attention_why": attention_why,
+        "ops_why": ops_why,
+        "tiers": _tier_tokens(config, memory, pool, loop.scheduler.kv.tiers),
+        "max_context": ready.max_context,
+    }
+    channel.send([msgspec.structs.replace(ready, info=ready.info | more)])
     return loop
 
 
@@ -172,6 +179,12 @@ def _assemble(
     host = tiers.host if tiers is not None else None
     engine = Engine(model, pool, attention, ops, slots, device, graphs, last_ids, host)
     snapshots = Snapshots(lambda: tiers_of(kv, engine, pool), layout_of(pool))
+    events = None
+    if config.kv_events:
+        events = KvEvents(config.kv_events, config.kv_events_replay, config.kv_events_topic)
+        events.watch(cache.tree, MEDIUM_DEVICE)
+        if tiers is not None:
+            events.watch(tiers.host.cache.tree, MEDIUM_HOST)
     return EngineLoop(
         engine,
         scheduler,
@@ -180,6 +193,7 @@ def _assemble(
         vocab_size=vocab_size,
         overlap=config.overlap,
         snapshots=snapshots if config.cache else None,
+        events=events,
     )
 
 
@@ -236,7 +250,8 @@ def _graph_bytes(
     return largest + GRAPH_BYTES * len(graph_sizes(config.max_running))
 
 
-def _with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+def with_context(config: RuntimeConfig, model: ModelConfig) -> RuntimeConfig:
+    """Return the config with the context that is served. Raises ``ConfigError``."""
     length = config.context_length or model.context_length
     if length > model.context_length:
         raise ConfigError(
@@ -290,6 +305,19 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         judges=Judges(tokenizer_file, model.vocab_size, tuple(model.eos_token_ids)),
         num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
     )
+
+
+def _tier_tokens(
+    config: RuntimeConfig, memory: MemoryPlan, pool: KvPool, tiers: HiCache | None
+) -> dict[str, int]:
+    """Return how many tokens each tier holds; a remote store's size is not ours to know."""
+    tokens = {"device": memory.kv_tokens}
+    if tiers is not None:
+        tokens["host"] = tiers.host.pages.num_usable * config.page_size
+        if config.disk is not None:
+            num_pages = parse_size("disk_quota", config.disk_quota) // page_bytes(pool)
+            tokens["disk"] = num_pages * config.page_size
+    return tokens
 
 
 def _ready(

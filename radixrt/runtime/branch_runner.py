@@ -162,15 +162,17 @@ class BranchRunner:
             branch.was_run = True
 
     def _generate(self, branch: Branch, call: GenerateCall) -> None:
-        sampling = call.op.sampling
-        check_sampling(sampling, self._vocab_size)
+        check_sampling(call.op.sampling, self._vocab_size)
         if call.op.constraint is not None:
             check_constraint(call.op.constraint)
         check_deadline(call.op.deadline_s)
         check_pause(call.op.pause_s)
         self._writer.begin(branch)
-        check_length(branch.num_tokens, sampling.max_tokens, self._max_context, "max_tokens")
+        call.fit(self._max_context - branch.num_tokens)
+        sampling = call.op.sampling
         assert branch.head is not None
+        assert sampling.max_tokens is not None
+        check_length(branch.num_tokens, sampling.max_tokens, self._max_context, "max_tokens")
         run_ids = [next(self._ids) for _ in range(sampling.n)]
         # Further outputs run beside the first, under leases of their own.
         call.extra_uids = [next(self._ids) for _ in range(sampling.n - 1)]

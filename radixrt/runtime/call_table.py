@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from radixrt.errors import CallFailed, InvalidArgument
-from radixrt.protocol import Failed, Reply, Stats, ToClient
+from radixrt.protocol import Failed, Reply, ToClient
 from radixrt.runtime.accounts import Accounts
 from radixrt.runtime.branches import Branch
+from radixrt.runtime.call_metrics import CallMetrics
 from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.engine_link import EngineLink
 from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.tokenizer import Tokenizer
+from radixrt.runtime.watched import Watched
 from radixrt.runtime.wire import (
     Abort,
     Done,
@@ -42,7 +45,12 @@ class CallTable:
     """
 
     def __init__(
-        self, engine: EngineLink, tokenizer: Tokenizer, outbox: Outbox, runnable: deque[Branch]
+        self,
+        engine: EngineLink,
+        tokenizer: Tokenizer,
+        outbox: Outbox,
+        runnable: deque[Branch],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -52,8 +60,11 @@ class CallTable:
         self._deadlines: list[tuple[float, int, Call]] = []
         self._streaming: dict[int, GenerateCall] = {}
         self._score: Callable[[Branch, SelectCall], None] = _no_score
+        self._clock = clock
         self._order = itertools.count()
+        self.metrics = CallMetrics()
         self.accounts = Accounts(tokenizer)
+        self.watched = Watched(tokenizer)
         self.num_calls = 0
 
     def on_options(self, score: Callable[[Branch, SelectCall], None]) -> None:
@@ -64,6 +75,7 @@ class CallTable:
 
     def register(self, call: Call) -> None:
         """A call has arrived; from now on it is unanswered."""
+        call.arrived = self._clock()
         call.session.calls[call.id] = call
         self.num_calls += 1
         if len(self._deadlines) > 2 * self.num_calls + _SPARE_DEADLINES:
@@ -83,7 +95,7 @@ class CallTable:
     def answer(self, call: Call, message: ToClient) -> None:
         """Send the one answer of a call and let its branch go on; nothing if it has one."""
         if not call.is_over:
-            self.end(call)
+            self.end(call, message)
             self._outbox.put(call.session.client_id, message)
 
     def fail(self, call: Call, code: str, text: str, *, retryable: bool = False) -> None:
@@ -102,8 +114,10 @@ class CallTable:
         if not isinstance(call, QuestionCall):  # reading changes nothing
             branch.failure = branch.failure or call.failure
 
-    def end(self, call: Call) -> None:
-        """Forget a call without an answer; its engine calls that still run are aborted."""
+    def end(self, call: Call, message: ToClient | None = None) -> None:
+        """Forget a call that has its answer ``message``, or whose client is gone; its engine calls
+        that still run are aborted."""
+        self.metrics.answered(call, message, self._clock())
         call.is_over = True
         self.num_calls -= 1
         self._streaming.pop(id(call), None)
@@ -144,12 +158,14 @@ class CallTable:
     # ------------------------------------------------------------ what the engine sends
 
     def on_step(self, step: Step) -> None:
+        now, metrics = self._clock(), self.metrics
         for sampled in step.sampled:
             call, index = self._runs.get(sampled.id, (None, 0))
             if isinstance(call, SelectCall):
                 call.take(index, sampled)
             if not isinstance(call, GenerateCall):
                 continue
+            metrics.tokens(call, now)
             try:
                 has_matched = call.outputs[index].take(sampled)
             except InvalidArgument as error:
@@ -170,6 +186,7 @@ class CallTable:
             self.fail(call, "deadline", "the call did not finish within its deadline")
             return
         self.accounts.note(call, index, done.explained, done.usage)
+        self.watched.note(call, done.explained, done.usage)
         if call.done(index, done, self._tokenizer):
             branch, output = call.branch, call.outputs[0]
             if branch is not None and call.prompt is not None:
@@ -197,18 +214,26 @@ class CallTable:
         if not isinstance(call, SelectCall):
             return
         self.accounts.note(call, 0, scored.explained, scored.usage)
+        self.watched.note(call, scored.explained, scored.usage)
         chosen = call.answer(scored, self._tokenizer)
         if call.branch is not None and call.prompt is not None:
             call.prompt.note_cached(scored.usage.cached)
             call.branch.append("chosen", chosen.text, call.options[chosen.index])
         self.answer(call, chosen)
 
-    def on_reply(self, reply: EngineReply, counters: dict[str, Any]) -> None:
-        """``counters``: the frontend's own, which belong to the answer to ``Stats``."""
+    def on_reply(
+        self,
+        reply: EngineReply,
+        completed: Callable[[QuestionCall, dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        """``completed``: adds what the frontend knows to the engine's data."""
         call, _ = self._runs.pop(reply.id, (None, 0))
         if isinstance(call, QuestionCall):
-            own = counters if isinstance(call.op, Stats) else {}
-            self.answer(call, Reply(call.id, {**reply.data, **own}))
+            self.answer(call, Reply(call.id, completed(call, reply.data)))
+
+    def whose(self, run_id: int) -> Call | None:
+        """Return the call that an engine's call works for; None if it has been answered."""
+        return self._runs.get(run_id, (None, 0))[0]
 
     def on_failed(self, failed: EngineFailed) -> None:
         if failed.id is None:

@@ -14,27 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.errors import InvalidArgument
+from radixrt.likelihood import choose
 from radixrt.protocol import (
     Chosen,
     Chunk,
     Constraint,
+    DescribeTokenizer,
+    Detokenize,
     Explain,
     Finished,
     Flush,
     Generate,
+    Inspect,
     Read,
     Restore,
     Sampling,
     Save,
     Select,
     Stats,
+    Tokenize,
     TokenLogprob,
     Usage,
 )
 from radixrt.runtime.branches import Branch, Segment
-from radixrt.runtime.choices import choose
 from radixrt.runtime.constraints import grammar_spec, healing_spec
-from radixrt.runtime.output_stream import OutputStream
+from radixrt.runtime.output_stream import OutputStream, top_entries
 from radixrt.runtime.sessions import Session
 from radixrt.runtime.stops import compile_patterns
 from radixrt.runtime.tokenizer import Detokenizer, Tokenizer
@@ -58,7 +62,7 @@ _CONTEXT_TOKENS = 6
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A call from its arrival to its one answer. ``deadline`` is monotonic seconds.
+    """A call from its arrival to its one answer. ``arrived``, ``deadline``: monotonic seconds.
 
     ``run_ids`` are the engine's calls that work for it; ``prompt`` the segment they follow.
     """
@@ -71,13 +75,25 @@ class Call:
     prompt: Segment | None = None
     is_over: bool = False
     failure: str = ""
+    arrived: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class QuestionCall(Call):
     """What is answered by ``Reply``."""
 
-    op: Read | Explain | Save | Restore | Flush | Stats = field(kw_only=True)
+    op: (
+        Read
+        | Explain
+        | Save
+        | Restore
+        | Flush
+        | Stats
+        | Tokenize
+        | Detokenize
+        | DescribeTokenizer
+        | Inspect
+    ) = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +101,7 @@ class GenerateCall(Call):
     """A ``Generate``; ``start`` begins it, ``done`` notes the end of each of its runs.
 
     ``extra_uids`` name the leases of outputs beside the first, which end with the call.
+    ``last_tokens`` is when the latest tokens came, 0 before.
     """
 
     op: Generate = field(kw_only=True)
@@ -92,7 +109,15 @@ class GenerateCall(Call):
     extra_uids: list[int] = field(default_factory=list)
     outputs: list[OutputStream] = field(default_factory=list)
     usages: list[EngineUsage] = field(default_factory=list)
+    last_tokens: float = 0.0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+
+    def fit(self, room: int) -> None:
+        """Decide how many tokens "as many as there is room for" are."""
+        if self.op.sampling.max_tokens is None:
+            sampling = replace(self.op.sampling, max_tokens=max(room, 1))
+            self.op = replace(self.op, sampling=sampling)
 
     def start(
         self,
@@ -161,6 +186,10 @@ class GenerateCall(Call):
                 TokenLogprob(entry.logprob, token_id, tokenizer.token_text(token_id))
                 for token_id, entry in zip(prompt_ids, done.prompt_logprobs, strict=False)
             )
+            if self.op.sampling.top_logprobs_num:
+                self.prompt_tops = tuple(
+                    top_entries(entry, tokenizer) for entry in done.prompt_logprobs
+                )
         return len(self.usages) == len(self.outputs)
 
     def chunks(self) -> list[Chunk]:
@@ -184,6 +213,7 @@ class GenerateCall(Call):
             tuple(output.result() for output in self.outputs),
             _merge(self.usages),
             self.prompt_logprobs,
+            self.prompt_tops,
         )
 
 
@@ -334,6 +364,7 @@ def _named(
 
 def _token_sampling(op: Generate, seed: int, ends: frozenset[int], index: int) -> TokenSampling:
     sampling = op.sampling
+    assert sampling.max_tokens is not None  # decided when the prompt was known
     wants_prompt = sampling.return_logprob and index == 0
     return TokenSampling(
         max_tokens=sampling.max_tokens,

@@ -29,13 +29,24 @@ import jinja2.parser
 import jinja2.sandbox
 
 from radixrt.errors import InvalidArgument, ModelError
+from radixrt.runtime.conversation import (
+    TAIL,
+    Conversation,
+    with_results_as_user,
+    with_short_ids,
+    with_written_calls,
+    with_written_tools,
+    without_developer,
+)
 from radixrt.runtime.tokenizer import Tokenizer, read_json
-from radixrt.runtime.tool_calls import FormatName, format_of_template
+from radixrt.runtime.tool_calls import FORMATS, FormatName, format_of_template
 
 _CALL_ID = "000000000"
 """Nine characters, as Mistral's templates demand."""
 
 _NO_TOOLS = "the model's chat template writes no tools; describe them in a message of your own"
+
+_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, RecursionError)
 
 MAX_TURNS = 4096
 """Roles of one branch."""
@@ -58,6 +69,10 @@ class ChatFormat(Protocol):
     is_template: bool
     tool_format: FormatName
 
+    @property
+    def source(self) -> str | None:
+        """The template's text; None without one."""
+
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         """Return the markup that opens a role, and the turns with it open."""
 
@@ -67,12 +82,17 @@ class ChatFormat(Protocol):
     def declare(self, turns: Turns, tools: str) -> Turns:
         """Return the turns with tools declared, for the roles that follow to be written with."""
 
+    def render(self, conversation: Conversation) -> str:
+        """Return the text of a whole conversation. What its messages spell of control tokens has
+        the marks of ``conversation.marked`` around it."""
+
 
 class PlainFormat:
     """``System: …``, ``User: …``, ``Assistant:…``, a line each: for models without a template."""
 
     is_template = False
     tool_format: FormatName = "hermes"
+    source: str | None = None
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         opened = _opened(turns, role)
@@ -84,6 +104,18 @@ class PlainFormat:
     def declare(self, turns: Turns, tools: str) -> Turns:
         raise InvalidArgument("tools", _names(tools), _NO_TOOLS)
 
+    def render(self, conversation: Conversation) -> str:
+        style = FORMATS[self.tool_format]
+        conversation = with_written_tools(conversation, style)
+        conversation = with_results_as_user(with_written_calls(conversation, style))
+        *before, last = [
+            f"{message['role'].capitalize()}: {message['content']}"
+            for message in without_developer(conversation).messages
+        ]
+        ending = "" if conversation.continue_final_message else "\n"
+        reply = "Assistant:" if conversation.add_generation_prompt else ""
+        return "".join(f"{line}\n" for line in before) + last + ending + reply
+
 
 class TemplateFormat:
     """A jinja template in the form transformers uses, run in an immutable sandbox."""
@@ -93,6 +125,7 @@ class TemplateFormat:
     def __init__(self, source: str, variables: dict[str, str]) -> None:
         """``variables``: the tokenizer's ``bos_token`` and so on. Raises ``ModelError``."""
         self._variables = variables
+        self.source = source
         self.tool_format = format_of_template(source)
         # One date for the life of the process: a prefix that changes at midnight is no prefix.
         self._now = datetime.datetime.now()
@@ -109,6 +142,7 @@ class TemplateFormat:
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template is not valid: {error}") from None
         self._rendered: dict[tuple[tuple[str, ...], str, bool], str] = {}
+        self._knows: dict[str, bool] = {}
 
     def begin(self, turns: Turns, role: str) -> tuple[str, Turns]:
         opened = _opened(turns, role)
@@ -148,6 +182,81 @@ class TemplateFormat:
         if self._render(plain, generation=False) == self._render(user, generation=False):
             raise InvalidArgument("tools", _names(tools), _NO_TOOLS)
         return declared
+
+    def render(self, conversation: Conversation) -> str:
+        conversation = self._adapted(conversation)
+        messages = conversation.messages
+        if conversation.continue_final_message:
+            last = messages[-1]
+            messages = [*messages[:-1], {**last, "content": last["content"] + TAIL}]
+        given = {**conversation.template_kwargs, **self._variables}
+        try:
+            rendered = self._template.render(
+                **{
+                    **given,
+                    "messages": messages,
+                    "tools": conversation.tools,
+                    "documents": given.get("documents"),
+                    "add_generation_prompt": conversation.add_generation_prompt,
+                }
+            )
+        except _TEMPLATE_ERRORS as error:
+            roles = [message["role"] for message in messages]
+            raise InvalidArgument(
+                "messages",
+                roles,
+                f"the model's chat template refuses them: {error}; use roles and an order that "
+                "it accepts",
+            ) from None
+        if conversation.continue_final_message:
+            rendered, found, _ = rendered.rpartition(TAIL)
+            if not found:
+                raise InvalidArgument(
+                    "continue_final_message", True, "the chat template drops the final message"
+                )
+        return rendered
+
+    def _adapted(self, conversation: Conversation) -> Conversation:
+        """Return the conversation without what the template would drop or refuse."""
+        style = FORMATS[self.tool_format]
+        if "developer" not in self.source:
+            conversation = without_developer(conversation)
+        if conversation.tools is not None and not self._writes("tools"):
+            conversation = with_written_tools(conversation, style)
+        has_calls = any("tool_calls" in message for message in conversation.messages)
+        if has_calls and not self._writes("calls"):
+            conversation = with_written_calls(conversation, style)
+        has_results = any(message["role"] == "tool" for message in conversation.messages)
+        if has_results and not self._writes("results"):
+            conversation = with_results_as_user(conversation)
+        return with_short_ids(conversation) if self.tool_format == "mistral" else conversation
+
+    def _writes(self, what: str) -> bool:
+        """Whether the template writes tools, calls or results of a conversation; tried once."""
+        if what not in self._knows:
+            name = _placeholder(0)
+            function = {"name": name, "description": "", "parameters": {"type": "object"}}
+            called = {"name": name, "arguments": {}}
+            call = {"id": _CALL_ID, "type": "function", "function": called}
+            messages: list[dict[str, Any]] = [{"role": "user", "content": "?"}]
+            if what != "tools":
+                messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            if what == "results":
+                call["function"] = {**called, "name": "f"}
+                messages.append({"role": "tool", "content": name, "tool_call_id": _CALL_ID})
+            tools = [{"type": "function", "function": function}] if what == "tools" else None
+            try:
+                written = name in self._template.render(
+                    messages=messages,
+                    tools=tools,
+                    documents=None,
+                    add_generation_prompt=False,
+                    **self._variables,
+                )
+            except _TEMPLATE_ERRORS:
+                written = False
+            self._knows[what] = written
+        return self._knows[what]
 
     def _generation_prompt(self, turns: Turns) -> str | None:
         """What follows the last content when an assistant is to speak; None when the template says

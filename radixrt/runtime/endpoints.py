@@ -44,8 +44,9 @@ def is_loopback(endpoint: str) -> bool:
     return False
 
 
-def check_endpoint(endpoint: str, curve: ServerCurve | None) -> None:
-    """Raise ``ConfigError`` for an endpoint that cannot or must not be bound."""
+def check_endpoint(endpoint: str, curve: ServerCurve | None, *, is_open: bool = False) -> None:
+    """Raise ``ConfigError`` for an endpoint that cannot or must not be bound: one that other
+    machines reach without keys, unless it is to be open."""
     if endpoint.startswith("ipc://"):
         path = endpoint.removeprefix("ipc://")
         if not path or len(path.encode()) > _LONGEST_IPC_PATH:
@@ -56,13 +57,19 @@ def check_endpoint(endpoint: str, curve: ServerCurve | None) -> None:
             raise ConfigError(
                 f"endpoint={endpoint!r}: another process serves there; choose another"
             )
+        if curve is not None:
+            raise ConfigError(
+                f"endpoint={endpoint!r}: curve keys are for tcp://HOST:PORT; an ipc socket is open "
+                "to its owner alone"
+            )
         return
     if not endpoint.startswith("tcp://"):
         raise ConfigError(f"endpoint={endpoint!r}: use ipc://PATH or tcp://HOST:PORT")
-    if curve is None and not is_loopback(endpoint):
+    if curve is None and not is_open and not is_loopback(endpoint):
         raise ConfigError(
             f"endpoint={endpoint!r} is open to other machines: give --curve-secret and --allow "
-            "(`radixrt keygen` makes keys), or bind tcp://127.0.0.1:PORT or ipc://PATH"
+            "(`radixrt keygen` makes keys), bind tcp://127.0.0.1:PORT or ipc://PATH, or say "
+            "--insecure"
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from radixrt.config import RuntimeConfig
-from radixrt.errors import ProtocolError
+from radixrt.errors import CallFailed, InvalidArgument, ProtocolError
 from radixrt.protocol import (
     MAX_FRAME_BYTES,
     VERSION,
@@ -23,6 +23,8 @@ from radixrt.protocol import (
     Cancel,
     Close,
     Credit,
+    DescribeTokenizer,
+    Detokenize,
     Explain,
     Failed,
     Flush,
@@ -30,10 +32,12 @@ from radixrt.protocol import (
     Goodbye,
     Hello,
     Hold,
+    Inspect,
     Limits,
     Message,
     ModelInfo,
     Open,
+    Phase,
     Ping,
     Pong,
     Read,
@@ -42,18 +46,22 @@ from radixrt.protocol import (
     Restore,
     Save,
     Select,
+    State,
     Stats,
     ToClient,
+    Tokenize,
     Welcome,
 )
 from radixrt.runtime.branch_runner import BranchRunner
 from radixrt.runtime.branches import Branch, Fork, Refused
+from radixrt.runtime.call_metrics import Rejection
 from radixrt.runtime.call_table import CallTable
 from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.chat import ChatFormat
 from radixrt.runtime.engine_link import EngineLink
 from radixrt.runtime.outbox import Outbox
 from radixrt.runtime.sessions import MAX_BRANCHES, MISSED_PINGS, PING_INTERVAL_S, Session
+from radixrt.runtime.token_questions import TokenQuestions
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import (
     Done,
@@ -63,6 +71,7 @@ from radixrt.runtime.wire import (
     EngineReply,
     FlushCache,
     FromEngine,
+    Progress,
     QueryStats,
     Ready,
     RestoreCache,
@@ -72,7 +81,21 @@ from radixrt.runtime.wire import (
     ToEngine,
 )
 
-Question = Read | Explain | Save | Restore | Flush | Stats
+Question = (
+    Read
+    | Explain
+    | Save
+    | Restore
+    | Flush
+    | Stats
+    | Tokenize
+    | Detokenize
+    | DescribeTokenizer
+    | Inspect
+)
+
+PROBE_INTERVAL_S = 1.0
+"""How often the engine's loop is asked how late it is."""
 
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
@@ -107,11 +130,12 @@ class Frontend:
         self._sessions: dict[bytes, Session] = {}
         self._pings: dict[int, tuple[bytes, int]] = {}
         self._down_since = 0.0
-        self._is_draining = False
+        self._next_probe = 0.0
+        self._state = State("ready")
         self._outbox = Outbox(send_client)
         self._engine = EngineLink(send_engine)
         runnable: deque[Branch] = deque()
-        self._calls = CallTable(self._engine, tokenizer, self._outbox, runnable)
+        self._calls = CallTable(self._engine, tokenizer, self._outbox, runnable, clock)
         self._runner = BranchRunner(
             tokenizer,
             chat,
@@ -123,6 +147,9 @@ class Frontend:
             clock=clock,
             vocab_size=ready.vocab_size,
             max_context=ready.max_context,
+        )
+        self._tokens = TokenQuestions(
+            tokenizer, chat, vocab_size=ready.vocab_size, max_context=ready.max_context
         )
         self._limits = Limits(
             max_frame_bytes=MAX_FRAME_BYTES,
@@ -168,16 +195,20 @@ class Frontend:
                 case Scored():
                     self._calls.on_scored(message)
                 case EngineReply():
-                    self._calls.on_reply(message, self._counters())
+                    self._calls.on_reply(message, self._completed)
                 case EngineFailed():
                     self._calls.on_failed(message)
                 case EnginePong():
+                    self._calls.metrics.loop_lag.observe(message.lag_ms / 1000)
                     if (ping := self._pings.pop(message.seq, None)) is not None:
                         self._outbox.put(ping[0], Pong(ping[1], message.lag_ms))
                 case Ready():
                     self._engine.came_up()
+                    self._tell("ready")
+                case Progress():
+                    self._tell("restarting", f"{message.phase} {message.detail}".strip())
                 case _:
-                    pass  # progress concerns who started the engine
+                    pass
         self._calls.send_all_chunks()
         self._settle()
 
@@ -185,17 +216,22 @@ class Frontend:
         """The engine is gone: calls that it worked on fail. Branches stay; a new engine computes
         them again."""
         self._engine.went_down()
+        self._calls.metrics.engine_restarts += 1
         self._down_since = self._clock()
         self._calls.fail_dispatched(reason)
         for client_id, seq in self._pings.values():
             self._outbox.put(client_id, Pong(seq, 0.0))
         self._pings.clear()
+        self._tell("restarting", reason)
         self._settle()
 
     def on_tick(self) -> None:
         """End calls whose deadline has passed and drop clients that are gone."""
         now = self._clock()
         self._calls.expire(now)
+        if now >= self._next_probe and self._engine.is_up:
+            self._next_probe = now + PROBE_INTERVAL_S
+            self._engine.post(EnginePing(next(self._ids), time.monotonic()))
         if self._watches_clients:
             silence = MISSED_PINGS * self._ping_interval_s
             for session in list(self._sessions.values()):
@@ -213,7 +249,8 @@ class Frontend:
 
     def drain(self) -> None:
         """Refuse new calls from now on."""
-        self._is_draining = True
+        self._tell("draining", "the runtime is shutting down")
+        self._settle()
 
     def close(self, reason: str) -> None:
         """Fail what still runs and say goodbye to every client."""
@@ -251,15 +288,28 @@ class Frontend:
             self._outbox.put(client_id, Failed(None, "unsupported", text))
             return
         if client_id not in self._sessions:
-            if self._is_draining:
+            if self._state.phase == "draining":
                 self._outbox.put(client_id, Goodbye("the runtime is shutting down"))
                 return
             if len(self._sessions) >= self._config.max_clients:
+                self._calls.metrics.rejected["clients"] += 1
                 text = f"{len(self._sessions)} clients are connected, the most this runtime takes"
                 self._outbox.put(client_id, Failed(None, "overloaded", text, retryable=True))
                 return
             self._sessions[client_id] = Session(client_id, hello.client, self._clock())
+        if hello.watch:
+            self._sessions[client_id].watches = True
+            self._outbox.put(client_id, self._state)
         self._outbox.put(client_id, Welcome(self._epoch, self._limits, self._model))
+
+    def _tell(self, phase: Phase, detail: str = "") -> None:
+        """Change the state and tell those who watch; a runtime that drains does nothing else."""
+        if self._state.phase == "draining":
+            return
+        self._state = State(phase, detail)
+        for session in self._sessions.values():
+            if session.watches:
+                self._outbox.put(session.client_id, self._state)
 
     def _refuse_stranger(self, client_id: bytes, message: Message) -> None:
         if isinstance(message, Goodbye):
@@ -300,12 +350,12 @@ class Frontend:
                 if isinstance(call, GenerateCall):
                     call.credit += max(0, message.chunks)
                     self._calls.send_chunks(call)
-            case Read() | Explain() | Save() | Restore() | Flush() | Stats():
-                self._on_question(session, message)
             case Ping():
                 self._on_ping(session, message)
             case Goodbye():
                 self._drop(session, None)
+            case _ if isinstance(message, Question):
+                self._on_question(session, message)
             case _:
                 text = f"{type(message).__name__} is a message of the runtime, not of a client"
                 self._outbox.put(session.client_id, Failed(None, "bad_request", text))
@@ -379,8 +429,30 @@ class Frontend:
                 self._calls.dispatch(call, [RestoreCache(next(self._ids), path)])
             case Flush():
                 self._calls.dispatch(call, [FlushCache(next(self._ids))])
+            case Tokenize() | Detokenize() | DescribeTokenizer() as question:
+                self._on_token_question(call, question)
+            case Inspect():
+                if not self._engine.is_up:
+                    text = "the engine is being restarted"
+                    self._calls.fail(call, "engine_fault", text, retryable=True)
+                    return
+                asked = self._calls.watched.question(next(self._ids), message)
+                self._calls.dispatch(call, [asked])
+            case _ if not self._engine.is_up:  # what is known without it, at once
+                self._calls.answer(call, Reply(call.id, self._counters()))
             case _:
                 self._calls.dispatch(call, [QueryStats(next(self._ids))])
+
+    def _on_token_question(
+        self, call: QuestionCall, question: Tokenize | Detokenize | DescribeTokenizer
+    ) -> None:
+        try:
+            data = self._tokens.answer(call.session, question)
+        except (InvalidArgument, CallFailed) as error:
+            code = error.code if isinstance(error, CallFailed) else "bad_request"
+            self._calls.fail(call, code, str(error))
+        else:
+            self._calls.answer(call, Reply(call.id, data))
 
     def _on_ping(self, session: Session, message: Ping) -> None:
         if not self._engine.is_up:
@@ -401,7 +473,9 @@ class Frontend:
         elif branch is None:
             refusal = f"branch={branch_id}: no such branch; open it first"
             self._outbox.put(session.client_id, Failed(call_id, "bad_request", refusal))
-        elif (refusal := self._overload(session)) != "":
+        elif (overload := self._overload(session)) is not None:
+            reason, refusal = overload
+            self._calls.metrics.rejected[reason] += 1
             failed = Failed(call_id, "overloaded", refusal, retryable=True)
             self._outbox.put(session.client_id, failed)
         else:
@@ -418,21 +492,45 @@ class Frontend:
         self._outbox.put(session.client_id, Failed(None, "bad_request", text))
         return False
 
-    def _overload(self, session: Session) -> str:
-        if self._is_draining:
-            return "the runtime is shutting down"
-        if len(session.calls) >= self._config.max_calls_per_client:
-            return f"{len(session.calls)} calls of this client are unanswered, the most it may have"
-        if self._calls.num_calls >= self._config.max_queue:
-            return f"{self._calls.num_calls} calls wait for this runtime, the most it takes"
-        return ""
+    def _overload(self, session: Session) -> tuple[Rejection, str] | None:
+        """Return why a call cannot be taken now, as a word and as text."""
+        if self._state.phase == "draining":
+            return "draining", "the runtime is shutting down"
+        if (own := len(session.calls)) >= self._config.max_calls_per_client:
+            text = f"{own} calls of this client are unanswered, the most it may have"
+            return "client_calls", text
+        if (waiting := self._calls.num_calls) >= self._config.max_queue:
+            return "queue", f"{waiting} calls wait for this runtime, the most it takes"
+        return None
+
+    def _completed(self, call: QuestionCall, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the engine's answer to a question with the frontend's part."""
+        match call.op:
+            case Stats():
+                both = data | (own := self._counters())
+                if "histograms" in own and "histograms" in data:
+                    both["histograms"] = data["histograms"] | own["histograms"]
+                return both
+            case Inspect():
+                return self._calls.watched.answer(
+                    call.op,
+                    data,
+                    self._calls.whose,
+                    self._sessions.values(),
+                    self._epoch,
+                    self._model.name,
+                )
+        return data
 
     def _counters(self) -> dict[str, Any]:
         return {
+            "state": self._state.phase,
+            "engine_up": self._engine.is_up,
             "epoch": self._epoch,
             "clients": len(self._sessions),
             "branches": sum(len(session.branches) for session in self._sessions.values()),
             "client_calls": self._calls.num_calls,
+            **self._calls.metrics.snapshot(),
         }
 
     def _settle(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from radixrt.runtime.engine import Engine, StepInFlight
 from radixrt.runtime.grammar.masks import MaskFiller
+from radixrt.runtime.inspecting import Inspector
 from radixrt.runtime.open_calls import OpenCalls
 from radixrt.runtime.request import Request
 from radixrt.runtime.scheduler import Scheduler
@@ -23,6 +24,7 @@ from radixrt.runtime.wire import (
     FlushCache,
     FromEngine,
     Hold,
+    InspectTree,
     QueryStats,
     Release,
     RestoreCache,
@@ -37,6 +39,7 @@ from radixrt.runtime.wire import (
 
 if TYPE_CHECKING:
     from radixrt.runtime.channel import EngineChannel
+    from radixrt.runtime.kv_events import KvEvents
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class EngineLoop:
         vocab_size: int,
         overlap: int = 0,
         snapshots: Snapshots | None = None,
+        events: KvEvents | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -73,8 +77,10 @@ class EngineLoop:
         self.calls = calls
         self.channel = channel
         self.snapshots = snapshots
+        self._events = events
         self._vocab_size = vocab_size
         self._masks = MaskFiller(scheduler.slots, vocab_size)
+        self._inspector = Inspector(scheduler, calls.namespace)
         self._overlap = overlap
         self._clock = clock
         self._in_flight: deque[StepInFlight] = deque()
@@ -101,6 +107,8 @@ class EngineLoop:
             self.snapshots.close()
         if self.scheduler.kv.tiers is not None:
             self.scheduler.kv.tiers.close()
+        if self._events is not None:
+            self._events.close()
 
     def step(self) -> bool:
         """Do one iteration; True if there was work."""
@@ -196,6 +204,8 @@ class EngineLoop:
                 self._replies.append(answer or _no_pages(call_id))
             case QueryStats(id=call_id):
                 self._replies.append(EngineReply(call_id, self.stats()))
+            case InspectTree(id=call_id):
+                self._replies.append(EngineReply(call_id, self._inspector.answer(message)))
             case EnginePing(seq=seq, sent=sent):
                 lag_ms = max(0.0, (time.monotonic() - sent) * 1000)
                 self.scheduler.metrics.loop_lag_ms = lag_ms
@@ -222,6 +232,7 @@ class EngineLoop:
                 "parked_branches": len(kv.parked),
             }
             | self.calls.grammar_stats()
+            | {"grammar_mask_s": self._masks.seconds}
             | ({"hicache": kv.tiers.stats()} if kv.tiers is not None else {})
         )
 

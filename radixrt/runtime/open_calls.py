@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from radixrt.runtime.grammar.service import GrammarService
 from radixrt.runtime.pending import PendingCalls, report_of
 from radixrt.runtime.refusals import Capacity, RefusedError
@@ -24,7 +26,8 @@ from radixrt.runtime.wire import (
 
 class OpenCalls:
     """Knows every call that has not been answered. Each is answered exactly once, by the message
-    that ``submit`` or ``ended`` returns."""
+    that ``submit`` or ``ended`` returns. ``namespace`` is what all of their namespaces begin with.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class OpenCalls:
     ) -> None:
         self._scheduler = scheduler
         self._capacity = capacity
-        self._namespace = namespace
+        self.namespace = namespace
         self._pending = (
             PendingCalls(
                 grammars,
@@ -101,7 +104,7 @@ class OpenCalls:
         sampled, self._pending.sampled = self._pending.sampled, []
         return sampled
 
-    def grammar_stats(self) -> dict[str, int]:
+    def grammar_stats(self) -> dict[str, float]:
         """Return the counters of compiled constraints."""
         return {} if self._pending is None else self._pending.service.snapshot()
 
@@ -161,7 +164,8 @@ class OpenCalls:
                 if self._pending is not None and self._pending.check(request):
                     continue
                 self._forget(request.id, request.branch)
-                metrics.ended(request.reason or "failed", request.usage)
+                reason = request.reason or "failed"
+                metrics.ended(reason, request.usage, request.explained, request.waited_s)
                 messages.append(_run_message(request))
                 continue
             for follower in selection.follow(request):
@@ -172,7 +176,9 @@ class OpenCalls:
             if not selection.live:
                 self._forget(request.id, request.branch)
                 failed = selection.failed
-                metrics.ended(failed.reason or "failed" if failed else "scored", selection.usage)
+                usage = msgspec.structs.replace(selection.usage, completion=0)  # none generated
+                how = failed.reason or "failed" if failed else "scored"
+                metrics.ended(how, usage, selection.explained, selection.waited_s)
                 messages.append(_score_message(selection))
         return messages
 
@@ -206,7 +212,7 @@ class OpenCalls:
         request = Request(
             id=call.id,
             branch=call.branch,
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             token_ids=token_ids,
             prompt_len=n,
             sampling=sampling,
@@ -235,7 +241,7 @@ class OpenCalls:
         selection = Selection(
             call,
             self._capacity.check_score(call),
-            namespace=self._namespace + call.namespace,
+            namespace=self.namespace + call.namespace,
             deadline=self._deadline(call.deadline_s),
             next_seq=self._next_seq,
         )

@@ -179,6 +179,7 @@ class OutputStream:
             self._full[self._text_sent : text_end],
             tuple(self._token_ids[self._tokens_sent : tokens_end]),
             tuple(self._logprobs[self._logprobs_sent : logprobs_end]),
+            tuple(self._tops[self._logprobs_sent : logprobs_end]),
         )
         self._text_sent, self._tokens_sent = text_end, tokens_end
         self._logprobs_sent = logprobs_end
@@ -254,9 +255,12 @@ class OutputStream:
             TokenLogprob(entry.logprob, token_id, self._tokenizer.token_text(token_id))
         )
         if self._top_n:
-            self._tops.append(
-                tuple(
-                    TokenLogprob(logprob, top_id, self._tokenizer.token_text(top_id))
-                    for top_id, logprob in zip(entry.top_ids, entry.top_logprobs, strict=True)
-                )
-            )
+            self._tops.append(top_entries(entry, self._tokenizer))
+
+
+def top_entries(entry: SampledLogprob, tokenizer: Tokenizer) -> tuple[TokenLogprob, ...]:
+    """Return the likeliest tokens at one position."""
+    return tuple(
+        TokenLogprob(logprob, top_id, tokenizer.token_text(top_id))
+        for top_id, logprob in zip(entry.top_ids, entry.top_logprobs, strict=True)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +74,8 @@ class Request:
     ``is_cached`` False: nothing is reused. ``pause_s``: how long its branch is expected to be idle
     afterwards. ``family``: the branches forked together with its own.
 
+    It came at ``arrived`` (monotonic seconds) and was first admitted ``waited_s`` later; -1: never.
+
     ``correction`` are tokens that replace all from a position on as soon as no step is in flight
     that computes with what was there.
     """
@@ -120,6 +123,9 @@ class Request:
     explained: Explained | None = None
     completion: int = 0
     correction: tuple[int, list[int]] | None = None
+
+    arrived: float = field(default_factory=time.monotonic)
+    waited_s: float = -1.0
 
     salt: str = ""
     is_cached: bool = True

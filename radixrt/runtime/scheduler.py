@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +102,16 @@ class Scheduler:
                     request.refusal = fetch.outcome
                     request.refused_end = fetch.run.last * self.kv.page_size
                 self._wait_or_queue(request)
+
+    @property
+    def num_fetching(self) -> int:
+        """Requests that wait for pages of a store."""
+        return len(self._fetching)
+
+    def waiting(self) -> Iterator[Request]:
+        """Yield the requests that are not running, in no order that matters."""
+        yield from self._fetching
+        yield from self.queue
 
     @property
     def is_transferring(self) -> bool:

@@ -172,6 +172,11 @@ class Selection:
         account = self._root.explained if self._root is not None else None
         return None if account is None else cut_to(account, self._prompt_len)
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds until the prompt's request was admitted; -1 before."""
+        return self._root.waited_s if self._root is not None else -1.0
+
     def _make(self, trie: OptionTrie, token_ids: Int32, scoring: Scoring) -> Request:
         request = Request(
             id=self.call.id,

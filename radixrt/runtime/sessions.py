@@ -24,7 +24,8 @@ MISSED_PINGS = 3
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A client between ``Hello`` and its end. ``last_seen`` is monotonic seconds."""
+    """A client between ``Hello`` and its end. ``last_seen`` is monotonic seconds; ``watches``: it
+    is told what the runtime does."""
 
     client_id: bytes
     name: str
@@ -32,3 +33,4 @@ class Session:
     branches: dict[int, Branch] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
     num_queued_ops: int = 0
+    watches: bool = False

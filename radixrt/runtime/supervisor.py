@@ -151,6 +151,7 @@ def run_engine(endpoint: str) -> int:
         # What exists now stays; a full collection need not walk it again and again.
         gc.freeze()
         loop.run()
+        gc.unfreeze()  # so that what exists is taken down in order
     except Exception as error:
         channel.send([EngineFailed(None, "engine_fault", f"{type(error).__name__}: {error}")])
         raise

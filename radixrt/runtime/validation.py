@@ -25,13 +25,16 @@ MAX_FIELDS = 256
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
     """Raise ``InvalidArgument`` for the first field with a value that cannot be used."""
-    _at_least("max_tokens", sampling.max_tokens, 1)
-    if not 0 <= sampling.min_tokens <= sampling.max_tokens:
-        raise InvalidArgument(
-            "min_tokens",
-            sampling.min_tokens,
-            f"use a number from 0 to max_tokens ({sampling.max_tokens})",
-        )
+    if sampling.max_tokens is None:
+        _at_least("min_tokens", sampling.min_tokens, 0)
+    else:
+        _at_least("max_tokens", sampling.max_tokens, 0, "0 computes the prompt and generates none")
+        if not 0 <= sampling.min_tokens <= sampling.max_tokens:
+            raise InvalidArgument(
+                "min_tokens",
+                sampling.min_tokens,
+                f"use a number from 0 to max_tokens ({sampling.max_tokens})",
+            )
     if not 1 <= sampling.n <= MAX_OUTPUTS:
         raise InvalidArgument("n", sampling.n, f"use a number from 1 to {MAX_OUTPUTS}")
     _within("temperature", sampling.temperature, 0.0, 100.0)
@@ -69,6 +72,11 @@ def check_parts(parts: tuple[Part, ...], vocab_size: int) -> None:
             _check_text("text", part.text)
         if part.kind == "tools":
             _check_tools(part.text)
+
+
+def check_ids(token_ids: tuple[int, ...], vocab_size: int) -> None:
+    """Raise ``InvalidArgument`` for token ids that the model does not have."""
+    _check_ids("token_ids", token_ids, vocab_size)
 
 
 def _check_tools(text: str) -> None:
@@ -155,7 +163,7 @@ def check_length(prompt: int, budget: int, max_context: int, budget_name: str) -
         way_out = f"lower {budget_name} to at most {room}" if room >= 1 else "shorten the prompt"
         raise PromptTooLong(
             f"the prompt has {prompt} tokens and {budget_name} is {budget}: {prompt + budget} "
-            f"exceed the context of {max_context}; {way_out}"
+            f"exceed the context of {max_context} by {prompt + budget - max_context}; {way_out}"
         )
 
 

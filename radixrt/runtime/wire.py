@@ -21,6 +21,10 @@ from radixrt.errors import ProtocolError
 TokenIds = NDArray[np.int32]
 
 
+PRIVATE = "cache=private"
+"""How the namespace of a branch begins that shares with nobody: its texts are not shown either."""
+
+
 def pack_ids(token_ids: TokenIds) -> bytes:
     """Return the wire form of token ids."""
     return token_ids.astype("<i4", copy=False).tobytes()
@@ -170,6 +174,17 @@ class QueryStats(_Wire, frozen=True, tag="query_stats"):
     """Answered by ``EngineReply`` with the engine's counters."""
 
     id: int
+
+
+class InspectTree(_Wire, frozen=True, tag="inspect"):
+    """``protocol.Inspect``, answered by ``EngineReply``. ``heads`` asks for the first tokens of
+    each node; ``node`` for the path to that one and nothing else."""
+
+    id: int
+    since: int = 0
+    max_nodes: int = 1000
+    heads: bool = False
+    node: int = 0
 
 
 class SaveCache(_Wire, frozen=True, tag="save"):
@@ -329,7 +344,7 @@ class EnginePong(_Wire, frozen=True, tag="pong"):
     lag_ms: float
 
 
-Question = FlushCache | QueryStats | SaveCache | RestoreCache
+Question = FlushCache | QueryStats | InspectTree | SaveCache | RestoreCache
 """What ``EngineReply`` answers."""
 
 ToEngine = (
@@ -342,6 +357,7 @@ ToEngine = (
     | RestoreCache
     | FlushCache
     | QueryStats
+    | InspectTree
     | EnginePing
     | Shutdown
 )

@@ -10,10 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from radixrt.bench.command import run_bench
 from radixrt.bench.engine import EngineDriver
+from radixrt.bench.html import as_html
 from radixrt.bench.measure import Measurement
 from radixrt.bench.models import SHAPES, model_config, parse_settings, write_shape
 from radixrt.bench.report import HEADER, Report, Side, show
@@ -202,6 +204,19 @@ def test_the_better_run_counts_and_the_ratio_is_that_of_the_rates() -> None:
     show(report, plain)
     assert plain.getvalue().splitlines()[1].split()[0] == HEADER[0]
     assert "95.0%" in plain.getvalue()
+
+
+def test_the_page_of_a_benchmark_has_the_tables_cells_and_the_tokens_by_source() -> None:
+    engine = Side(3.0, {"device": "a CPU"}, (measurement("tree", 0, 2.0),))
+    run = measurement("tree", 0, 2.5)
+    counted = msgspec.structs.replace(run, counters={"cached_tokens": 75, "computed_tokens": 25})
+    report = Report("m & n", RuntimeConfig(), 1.0, (0,), engine, Side(4.0, {}, (counted,)))
+    page = as_html(report)
+    assert "<h1>m &amp; n: benchmark</h1>" in page
+    assert "75.0% of prompts cached" in page
+    assert "a CPU" in page
+    for cell in ("2.00", "2.50", "80.0%", "tree, through the server"):
+        assert cell in page
 
 
 def test_a_terminal_gets_a_drawn_table_with_the_same_cells() -> None:

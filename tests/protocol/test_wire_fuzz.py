@@ -17,11 +17,14 @@ from radixrt.protocol import (
     Close,
     Constraint,
     Credit,
+    DescribeTokenizer,
+    Detokenize,
     Failed,
     Flush,
     Generate,
     Goodbye,
     Hello,
+    Inspect,
     Message,
     Open,
     Part,
@@ -29,7 +32,9 @@ from radixrt.protocol import (
     Read,
     Sampling,
     Select,
+    State,
     Stats,
+    Tokenize,
     decode,
     encode,
 )
@@ -39,7 +44,7 @@ integers = st.integers(-(2**53), 2**53)
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 parts = st.builds(
     Part,
-    st.sampled_from(["text", "tokens", "role_begin", "role_end"]),
+    st.sampled_from(["text", "tokens", "role_begin", "role_end", "markup", "chat"]),
     texts,
     st.lists(st.integers(0, 1000), max_size=5).map(tuple),
 )
@@ -52,7 +57,12 @@ samplings = st.builds(
     logit_bias=st.lists(st.tuples(integers, st.floats(-5, 5)), max_size=2).map(tuple),
 )
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, integers, texts),
+    st.builds(Hello, integers, texts, st.booleans()),
+    st.builds(Tokenize, integers, st.lists(parts, max_size=3).map(tuple), st.booleans()),
+    st.builds(Detokenize, integers, st.lists(integers, max_size=5).map(tuple)),
+    st.builds(DescribeTokenizer, integers),
+    st.builds(Inspect, integers, integers, integers, st.booleans()),
+    st.builds(State, st.sampled_from(["starting", "ready", "draining", "restarting"]), texts),
     st.builds(Open, integers, st.none() | integers),
     st.builds(Append, integers, st.lists(parts, max_size=3).map(tuple)),
     st.builds(

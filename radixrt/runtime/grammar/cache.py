@@ -36,10 +36,12 @@ def key_of(spec: GrammarSpec) -> Key:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A compiled constraint and its templates, of which every text gets a fork."""
+    """A compiled constraint and its templates, of which every text gets a fork. Compiling it took
+    ``seconds``."""
 
     compiled: Compiled
     templates: list[LlguidanceMatcher]
+    seconds: float = 0.0
     num_forks: int = 0
     is_growing: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -37,6 +38,8 @@ class MaskFiller:
         self._slots = slots
         self._mask_len = -(-vocab_size // 32)
         self._thread = ThreadPoolExecutor(1, "radixrt-masks")
+        self.seconds = 0.0
+        """How long filling masks has kept the loop waiting."""
 
     def begin(self, plan: Plan, *, aside: bool) -> Filling | None:
         """Start to fill; None when no row needs a mask. ``aside``: on a thread, while the caller
@@ -67,7 +70,9 @@ class MaskFiller:
         fill = matchers[0].fill_batch
         future = self._thread.submit(fill, matchers, bitmask) if aside else None
         if future is None:
+            began = time.perf_counter()
             fill(matchers, bitmask)
+            self.seconds += time.perf_counter() - began
         return Filling(Masks(np.array(rows, np.int64), bitmask), requests, future)
 
     def finish(self, filling: Filling | None, fail: Callable[[Request, str], None]) -> Masks | None:
@@ -76,7 +81,9 @@ class MaskFiller:
         if filling is None:
             return None
         if filling.future is not None:
+            began = time.perf_counter()
             filling.future.result()
+            self.seconds += time.perf_counter() - began
         for row, request in zip(filling.masks.bitmask, filling.requests, strict=True):
             session = request.session
             if session is None or session.is_mask_complete or request.reason is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -59,6 +60,7 @@ class GrammarService:
         self.cache = GrammarCache(capacity)
         self._jobs: dict[Key, Job] = {}
         self._growing: list[tuple[Entry, Job]] = []
+        self.compile_s = 0.0
         self.num_compiled = 0
         self.num_refused = 0
         self.num_timeouts = 0
@@ -148,9 +150,10 @@ class GrammarService:
                 if job.result is not None:
                     entry.templates.append(job.result)
 
-    def snapshot(self) -> dict[str, int]:
+    def snapshot(self) -> dict[str, float]:
         """Return the counters."""
         return {
+            "grammar_compile_s": self.compile_s,
             "grammars_compiled": self.num_compiled,
             "grammars_refused": self.num_refused,
             "grammars_timed_out": self.num_timeouts,
@@ -175,6 +178,7 @@ class GrammarService:
         engine, judges = self.engine, self._judges
 
         def work() -> Entry:
+            began = time.perf_counter()
             if judges is None:
                 compiled, matcher = compile_grammar(engine, spec)
             else:
@@ -184,7 +188,7 @@ class GrammarService:
                 compiled, matcher = adopt(engine, spec, judged, validator)
             # The first mask takes longest: the loop shall not wait for it.
             matcher.fork().fill(np.zeros(engine.mask_len, np.int32))
-            return Entry(compiled, [matcher])
+            return Entry(compiled, [matcher], time.perf_counter() - began)
 
         return work
 
@@ -195,6 +199,7 @@ class GrammarService:
         if known is not None:
             return known
         self.num_compiled += 1
+        self.compile_s += entry.seconds
         self.cache.put(key, entry)
         return entry
 

@@ -56,7 +56,7 @@ def test_an_engine_killed_in_the_middle_of_its_work_is_replaced_with_its_pages(
     tmp_path: Path,
 ) -> None:
     ready, pages = tmp_path / "ready", tmp_path / "pages"
-    command = [sys.executable, "-m", "radixrt", "serve", "--disk", str(pages)]
+    command = [sys.executable, "-m", "radixrt", "serve", "--no-http", "--disk", str(pages)]
     command += ["--ready-file", str(ready), "--endpoint", f"ipc://{tmp_path}/s"]
     for name, value in OPTIONS.items():
         command += ["--" + name.replace("_", "-"), str(value)]

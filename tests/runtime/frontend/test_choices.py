@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from frontend_harness import Harness, text
 
-from radixrt.protocol import Append, Failed, Read, Reply, Select
-from radixrt.runtime.choices import (
+from radixrt.likelihood import (
     greedy_token_selection,
     token_length_normalized,
     unconditional_likelihood,
 )
+from radixrt.protocol import Append, Failed, Read, Reply, Select
 from radixrt.runtime.wire import Score
 
 # "organ", "organism", and a long word whose later tokens are near certain.

@@ -285,7 +285,7 @@ def test_usage_and_spans_tell_what_came_from_the_cache(harness: Harness) -> None
 
 
 BAD = {
-    "max_tokens": 0,
+    "max_tokens": -1,
     "min_tokens": 999,
     "n": 0,
     "temperature": -1.0,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-try:
-    import typer
-except ImportError:  # the client alone has no command line
-    typer = None  # type: ignore[assignment]
+import typer
 
-from radixrt.errors import InvalidArgument, RadixError
+from radixrt.cli.reporting import reporting
+from radixrt.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from radixrt.cache.simulator import Simulated
@@ -40,7 +37,8 @@ def cachesim(
     It is the runtime's cache without a model: LRU, LFU, GDSF and what the runtime does, with and
     without programs' signals if the trace has some, beside the optimum that knows the future.
     """
-    _reporting(lambda: _simulate(trace, capacity, policy, block_tokens, plot))
+    with reporting():
+        _simulate(trace, capacity, policy, block_tokens, plot)
 
 
 def cachetrace(
@@ -53,7 +51,8 @@ def cachetrace(
     seed: Annotated[int, typer.Option(help="Another seed is another trace.")] = 0,
 ) -> None:
     """Write a made-up trace for cachesim, of people who chat or of programs that call tools."""
-    _reporting(lambda: _make_trace(kind, file, num_requests, between_s, seed))
+    with reporting():
+        _make_trace(kind, file, num_requests, between_s, seed)
 
 
 def explain(
@@ -61,7 +60,8 @@ def explain(
     last: Annotated[int, typer.Option(help="How many of the latest calls.")] = 16,
 ) -> None:
     """Say what became of the prompt tokens of a runtime's latest calls, and why some missed."""
-    _reporting(lambda: _explain(endpoint, last))
+    with reporting():
+        _explain(endpoint, last)
 
 
 def parse_tokens(text: str) -> int:
@@ -146,11 +146,3 @@ def _explain(endpoint: str, last: int) -> None:
 
     with connect(endpoint) as backend:
         print(backend.explain(last))
-
-
-def _reporting(command: Callable[[], None]) -> None:
-    try:
-        command()
-    except (RadixError, OSError) as error:
-        print(f"radixrt: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None

@@ -1,0 +1,5 @@
+"""``python -m radixrt.gateway``."""
+
+from radixrt.gateway.server import main
+
+main()

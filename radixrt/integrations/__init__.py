@@ -1,0 +1,1 @@
+"""radixrt inside of other people's tools; each module is named after the tool it needs."""
