@@ -259,6 +259,32 @@ def test_a_type_becomes_a_response_format(server: ScriptedOpenAI, backend: rt.Op
     )
 
 
+@dataclass
+class Optional:
+    name: str
+    age: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("options", "strict"),
+    [
+        ({"type": Person}, True),
+        ({"type": list[Person]}, True),
+        ({"regex": "[a-z]+"}, True),
+        ({"type": Optional}, False),  # a property that may be left out
+        ({"type": Optional, "strict": True}, True),
+        ({"json_schema": {"type": "object", "properties": {"a": {"type": "string"}}}}, False),
+        ({"json_schema": {"type": "string", "minLength": 3}}, False),
+    ],
+)
+def test_strict_mode_is_asked_for_where_a_schema_keeps_to_it(
+    server: ScriptedOpenAI, backend: rt.OpenAI, options: dict[str, Any], strict: bool
+) -> None:
+    server.answer = lambda path, body: Refusal(400)
+    failure(talk, backend, **options)
+    assert server.bodies[0]["response_format"]["json_schema"]["strict"] is strict
+
+
 def test_values_that_are_no_objects_are_wrapped_in_one(
     server: ScriptedOpenAI, backend: rt.OpenAI
 ) -> None:
@@ -691,6 +717,8 @@ def test_a_session_that_cannot_begin_says_why(server: ScriptedOpenAI) -> None:
         ("timeout_s", 0),
         ("max_retries", -1),
         ("max_concurrency", 0),
+        ("headers", {"x": "u:p\r\ny: z"}),
+        ("headers", [("x", "y")]),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(argument: str, value: Any) -> None:
