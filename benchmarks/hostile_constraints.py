@@ -1,12 +1,14 @@
 """Hostile constraints while good streams run.
 
-    python benchmarks/hostile_constraints.py [--constraints 2000] [--streams 8] [--seconds 10]
+    python benchmarks/hostile_constraints.py [--constraints 2000] [--streams 8] [--in-process]
 
-Eight clients stream greedy generations, one after another, on the shipped model: at first alone,
-then while another client sends constraints made to hurt (deep nesting, huge repeats, catastrophic
-patterns, bad references, exponential schemas, text that is no UTF-8), sixteen at a time. Reports
-the longest and the p99 time between two tokens of the streams in both phases, and what became of
-the constraints. Prints one JSON object; exits with 1 when an answer is missing or has no type.
+A server runs the shipped model. Eight clients stream greedy generations, one after another: at
+first alone, then while another client, in a process of its own, sends constraints made to hurt
+(deep nesting, huge repeats, catastrophic patterns, bad references, exponential schemas, text that
+is no UTF-8), sixteen at a time. Reports the longest and the p99 time between two tokens of the
+streams in both phases, and what became of the constraints. ``--in-process``: all of it in one
+process, the clients as well. Prints one JSON object; exits with 1 when an answer is missing or has
+no type.
 """
 
 from __future__ import annotations
@@ -14,12 +16,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from fuzz import serving
 
 import radixrt
 from radixrt.config import RuntimeConfig
@@ -36,10 +43,11 @@ from radixrt.protocol import (
     Open,
     Part,
     Sampling,
+    ToRuntime,
     Welcome,
 )
 from radixrt.runtime.local import LocalRuntime
-from radixrt.transport import LocalTransport
+from radixrt.transport import Transport, ZmqTransport
 
 MODEL = Path(radixrt.__file__).parent / "models" / "nano"
 
@@ -100,7 +108,7 @@ def hostile(number: int, rng: np.random.Generator) -> Constraint:
 class Stream(threading.Thread):
     """Streams generations one after another and notes when tokens come."""
 
-    def __init__(self, transport: LocalTransport, number: int) -> None:
+    def __init__(self, transport: Transport, number: int) -> None:
         super().__init__(daemon=True)
         self.transport = transport
         self.number = number
@@ -143,7 +151,22 @@ class Stream(threading.Thread):
                         is_running = False
 
 
-def attack(transport: LocalTransport, count: int, seed: int) -> Counter[str]:
+def hostile_call(number: int, rng: np.random.Generator) -> list[ToRuntime]:
+    """Return the messages of one call."""
+    return [
+        Open(number),
+        Append(number, (Part("text", "x"),)),
+        Generate(
+            number,
+            number,
+            Sampling(max_tokens=24, temperature=1.0, seed=number),
+            constraint=hostile(number, rng),
+        ),
+        Close(number),
+    ]
+
+
+def attack(transport: Transport, count: int, seed: int) -> Counter[str]:
     """Send hostile constraints, sixteen at a time, and count how they end."""
     rng = np.random.default_rng(seed)
     transport.send([Hello()])
@@ -157,20 +180,12 @@ def attack(transport: LocalTransport, count: int, seed: int) -> Counter[str]:
             if number is None:
                 is_done = True
                 break
+            try:
+                transport.send(hostile_call(number, rng))
+            except TypeError:
+                ends["not sendable"] += 1  # half a character; in one process nothing is encoded
+                continue
             open_calls.add(number)
-            transport.send(
-                [
-                    Open(number),
-                    Append(number, (Part("text", "x"),)),
-                    Generate(
-                        number,
-                        number,
-                        Sampling(max_tokens=24, temperature=1.0, seed=number),
-                        hostile(number, rng),
-                    ),
-                    Close(number),
-                ]
-            )
         for message in transport.receive(1.0):
             if isinstance(message, Finished):
                 ends["finished"] += 1
@@ -192,6 +207,41 @@ def gaps_ms(streams: list[Stream], begin: float, end: float) -> dict[str, float]
     }
 
 
+def attack_in_a_process(endpoint: str, count: int, seed: int) -> Counter[str]:
+    """``attack`` by another process."""
+    command = [sys.executable, __file__, "--attack", endpoint]
+    command += ["--constraints", str(count), "--seed", str(seed)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return Counter(json.loads(done.stdout))
+
+
+def measure(
+    transport: Callable[[], Transport], assault: Callable[[], Counter[str]], options: Any
+) -> dict[str, Any]:
+    """Return what became of the streams and of the constraints."""
+    streams = [Stream(transport(), number) for number in range(options.streams)]
+    for stream in streams:
+        stream.start()
+    time.sleep(2.0)
+    began = time.perf_counter()
+    time.sleep(options.seconds)
+    quiet = time.perf_counter()
+    ends = assault()
+    over = time.perf_counter()
+    for stream in streams:
+        stream.is_over = True
+    for stream in streams:
+        stream.join(timeout=30)
+    return {
+        "constraints": sum(ends.values()),
+        "ends": dict(ends),
+        "seconds": round(over - quiet, 1),
+        "failures_of_good_streams": [f for stream in streams for f in stream.failures],
+        "gap_ms_alone": gaps_ms(streams, began, quiet),
+        "gap_ms_attacked": gaps_ms(streams, quiet, over),
+    }
+
+
 def main() -> None:
     """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -199,33 +249,31 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    runtime = LocalRuntime(RuntimeConfig(model=MODEL))
-    streams = [Stream(runtime.transport(), number) for number in range(arguments.streams)]
-    for stream in streams:
-        stream.start()
-    time.sleep(2.0)
-    began = time.perf_counter()
-    time.sleep(arguments.seconds)
-    quiet = time.perf_counter()
-    ends = attack(runtime.transport(), arguments.constraints, arguments.seed)
-    over = time.perf_counter()
-    for stream in streams:
-        stream.is_over = True
-    for stream in streams:
-        stream.join(timeout=30)
-    failures = [failure for stream in streams for failure in stream.failures]
-    runtime.shutdown()
-    found = {
-        "constraints": sum(ends.values()),
-        "ends": dict(ends),
-        "seconds": round(over - quiet, 1),
-        "failures_of_good_streams": failures,
-        "gap_ms_alone": gaps_ms(streams, began, quiet),
-        "gap_ms_attacked": gaps_ms(streams, quiet, over),
-    }
+    parser.add_argument("--in-process", action="store_true")
+    parser.add_argument("--attack", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    count, seed = options.constraints, options.seed
+    if options.attack:
+        transport = ZmqTransport(options.attack, timeout_s=60.0)
+        print(json.dumps(attack(transport, count, seed)))
+        transport.close()
+        return
+    if options.in_process:
+        runtime = LocalRuntime(RuntimeConfig(model=MODEL))
+        found = measure(
+            runtime.transport, lambda: attack(runtime.transport(), count, seed), options
+        )
+        runtime.shutdown()
+    else:
+        with serving("1GiB") as server:
+            found = measure(
+                lambda: ZmqTransport(server.endpoint, timeout_s=60.0),
+                lambda: attack_in_a_process(server.endpoint, count, seed),
+                options,
+            )
     print(json.dumps(found, indent=1))
-    is_right = sum(ends.values()) == arguments.constraints and not failures
+    ends = found["ends"]
+    is_right = found["constraints"] == count and not found["failures_of_good_streams"]
     raise SystemExit(
         not is_right or any(key.startswith("un") for key in ends if key != "unsupported")
     )

@@ -134,6 +134,11 @@ def large_tree(
         500,
         lambda i: acquire_release(prompts[i % num_long]),
     )
+    measure(
+        f"use, {k}k-token prompt, all cached (as on the host)",
+        500,
+        lambda i: cache.use("model", prompts[i % num_long]),
+    )
     changed = [prompt.copy() for prompt in prompts]
     for prompt in changed:
         prompt[rng.integers(prompt_tokens // 4, prompt_tokens) :] += 1
@@ -141,6 +146,11 @@ def large_tree(
         f"peek, {k}k-token prompt, diverges at a random token",
         500,
         lambda i: cache.peek("model", changed[i % num_long]),
+    )
+    measure(
+        f"use, {k}k-token prompt, diverges",
+        500,
+        lambda i: cache.use("model", changed[i % num_long]),
     )
     measure(
         f"acquire + release, {k}k-token prompt, diverges",

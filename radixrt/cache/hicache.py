@@ -174,7 +174,8 @@ class HiCache:
         The match is to be loaded or unmatched. None when there is nothing or, with the refusal
         "not_worth" and the predicted seconds, when computing is cheaper.
         """
-        if not self.host.cache.num_cached:
+        possible = len(token_ids) // self.page_size * self.page_size  # the host has full pages
+        if not self.host.cache.num_cached or possible - num_known < self.policy.min_load_tokens:
             return None, "", 0.0
         match = self.host.match(namespace, token_ids)
         more = match.num_tokens - num_known

@@ -204,11 +204,9 @@ class HostTier:
         A page that continues it in part is left out: the request would write its own tokens to the
         copy while the forward is still waiting for it.
         """
-        lease = self.cache.acquire(namespace, token_ids)
-        pages, num_tokens = lease.pages, lease.num_tokens
+        pages = self.cache.use(namespace, token_ids)
         self.pages.read(pages)
-        lease.release()
-        return HostMatch(pages, num_tokens)
+        return HostMatch(pages, len(pages) * self.page_size)
 
     def unmatch(self, match: HostMatch) -> None:
         """Give a match back unused."""

@@ -13,7 +13,7 @@ from radixrt.cache.eviction import Policy
 from radixrt.cache.history import Eviction
 from radixrt.cache.invariants import check_tree
 from radixrt.cache.lease import Extension, Lease, TailPage
-from radixrt.cache.node import NEVER, TOKEN_BYTES, decode, encode
+from radixrt.cache.node import NEVER, PAGE_ID_BYTES, TOKEN_BYTES, decode, encode, page_ids
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.tree import NOTHING, Match, Tree
@@ -137,6 +137,27 @@ class RadixCache:
         counters.asked_tokens += len(lookup.key) // TOKEN_BYTES
         counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return lease
+
+    def use(self, namespace: str, token_ids: Int32) -> Int32:
+        """Count a use of the longest cached prefix of ``token_ids`` and return its full pages.
+
+        Nothing is locked or split: they are the tree's, until something is evicted.
+        """
+        root = self._tree.roots.get(namespace)
+        if root is None:
+            return np.zeros(0, np.int32)
+        found = self._tree.match(root, encode(token_ids))
+        runs = [node.pages for node in found.path]
+        child, num_pages = found.child, found.split // self._tree.page_bytes
+        if child is not None and num_pages:
+            runs.append(child.pages[: num_pages * PAGE_ID_BYTES])
+            self._tree.use(child, self._clock())
+        elif found.path:
+            self._tree.use(found.path[-1], self._clock())
+        self.counters.acquired += 1
+        self.counters.asked_tokens += len(token_ids)
+        self.counters.hit_tokens += found.num_bytes // TOKEN_BYTES
+        return page_ids(b"".join(runs))
 
     def hold(self, namespace: str, token_ids: Int32) -> Lease:
         """``acquire`` without counting as a use: for who copies pages to another tier."""

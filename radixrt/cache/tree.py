@@ -117,8 +117,8 @@ class Tree:
         """Return how far the tree below ``node`` knows ``key``. Changes nothing."""
         page_bytes = self.page_bytes
         path: list[Node] = []
-        at, end = 0, len(key)
-        while at + page_bytes <= end:
+        at, last = 0, len(key) - page_bytes
+        while at <= last:
             child = node.children.get(key[at : at + page_bytes])
             if child is None:
                 break
@@ -338,6 +338,11 @@ class Tree:
         while step is not None and step.is_ended:
             step.is_ended = False
             step = step.parent
+
+    def use(self, node: Node, used: float) -> None:
+        """``touch`` for a path that need not be locked."""
+        self.touch(node, used)
+        self._replace(node)
 
     def park(self, node: Node, state: int) -> None:
         """Count a parked lease at ``node``, and by it at its ancestors. Its path is locked.

@@ -46,7 +46,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     parallel_tool_calls: bool | None = None
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
     reasoning_effort: Any = None
@@ -59,6 +59,12 @@ class ChatRequest(SamplingFields, kw_only=True):
     include_reasoning: Any = None
     separate_reasoning: Any = None
     add_special_tokens: Any = None
+
+    @property
+    def opens_answer(self) -> bool:
+        """Whether a new answer is begun: unless it says so, not where the last message goes on."""
+        given = self.add_generation_prompt
+        return not self.continue_final_message if given is None else given
 
 
 @dataclass(slots=True)
@@ -101,7 +107,7 @@ def router(service: Service) -> APIRouter:
         part = chat_part(
             checked_messages(body.messages),
             None if call.tools is None else call.tools.tools,
-            add_generation_prompt=body.add_generation_prompt,
+            add_generation_prompt=body.opens_answer,
             continue_final_message=body.continue_final_message,
             template_kwargs=body.chat_template_kwargs,
         )
@@ -243,6 +249,8 @@ class _Writer:
 
     def write(self, events: list[Event]) -> bytes:
         """Return the events for what has come."""
+        if len(events) == 1 and isinstance(chunk := events[0][1], Chunk):
+            return self.chunk(chunk)
         return b"".join(
             self.chunk(message) if isinstance(message, Chunk) else self.end(message)
             for _, message in events

@@ -46,6 +46,9 @@ TICK_S = 0.1
 WATCH_S = 1.0
 """How often an open link looks after pings."""
 
+_POLLIN = int(zmq.POLLIN)
+"""As a number: combining flags of an enumeration makes a new one each time."""
+
 _MAX_MESSAGES_A_ROUND = 64
 """ZeroMQ messages handled before other events of the loop get their turn."""
 
@@ -184,7 +187,7 @@ class RuntimeLink:
         except zmq.Again:
             return False
         # The descriptor tells of changes only: what came during the send may have used it up.
-        if int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if int(socket.get(zmq.EVENTS)) & _POLLIN:
             self._loop.call_soon(self._on_readable)
         return True
 
@@ -195,7 +198,7 @@ class RuntimeLink:
         for _ in range(_MAX_MESSAGES_A_ROUND):
             if socket is None or socket is not self._socket:
                 return
-            if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            if not int(socket.get(zmq.EVENTS)) & _POLLIN:
                 return
             for frame in socket.recv_multipart(zmq.NOBLOCK):
                 try:
@@ -325,7 +328,7 @@ class RuntimeLink:
     def _on_event(self) -> None:
         monitor = self._monitor
         is_lost = False
-        while not monitor.closed and int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
+        while not monitor.closed and int(monitor.get(zmq.EVENTS)) & _POLLIN:
             zmq.utils.monitor.recv_monitor_message(monitor, zmq.NOBLOCK)
             is_lost = True
         if is_lost and self._has_greeted:

@@ -1,4 +1,4 @@
-"""``/v1/models``."""
+"""``/v1/models``, and what routers ask of a worker."""
 
 from __future__ import annotations
 
@@ -36,5 +36,21 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/models/{name:path}", **described(None, "One name of the model."))
     async def model(name: str) -> Response:
         return JsonResponse(entry(service.model_of(name)))
+
+    def info() -> dict[str, Any]:
+        welcome = service.link.welcome
+        return {
+            "served_model_name": service.model_names[0],
+            "is_generation": True,
+            "max_total_tokens": None if welcome is None else welcome.limits.max_context,
+        }
+
+    # Without a path: who reads these must not look for the model's files.
+    @routes.get("/server_info", **described(None, "What a router asks; SGLang's name."))
+    @routes.get("/get_server_info", **described(None, "The same under its older name."))
+    @routes.get("/model_info", **described(None, "What a router asks; SGLang's name."))
+    @routes.get("/get_model_info", **described(None, "The same under its older name."))
+    async def server_info() -> Response:
+        return JsonResponse(info())
 
     return routes

@@ -45,10 +45,12 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["operations"])
     link = service.link
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health", **described(None, "Whether this process lives."))
     async def health() -> Response:
         return JsonResponse({"status": "ok"})
 
+    @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready", **described(None, "Whether generations are taken."))
     async def ready() -> Response:
         if link.is_ready and link.welcome is not None:

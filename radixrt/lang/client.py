@@ -38,6 +38,7 @@ from radixrt.protocol import (
     Reply,
     Restore,
     Save,
+    State,
     Stats,
     ToClient,
     ToRuntime,
@@ -81,6 +82,7 @@ class Client:
         self._admission = threading.Lock()
         self._error: RadixError | None = None
         self._welcome: Welcome | None = None
+        self._phase = ""
         self._closing = False
         self._unanswered = 0
         self._next_ping = 0.0
@@ -88,7 +90,7 @@ class Client:
         self._reader = threading.Thread(target=self._read, name="radixrt-client", daemon=True)
         self._reader.start()
         try:
-            self._transport.send([Hello(client=name)])
+            self._transport.send([Hello(client=name, watch=True)])
             self._await_welcome(timeout_s)
         except BaseException:
             self.close()
@@ -276,6 +278,8 @@ class Client:
                 self._unanswered = 0
             case Welcome():
                 self._begin(message)
+            case State():
+                self._phase = f"{message.phase}: {message.detail}".removesuffix(": ")
             case Goodbye():
                 self._fail(TransportError(f"the runtime left: {message.reason or 'no reason'}"))
 
@@ -316,8 +320,9 @@ class Client:
         if self._error is not None:
             raise self._error.with_traceback(None)
         if not arrived:
+            what = f"is {self._phase}" if self._phase else "did not answer; is it running"
             raise RuntimeUnavailable(
-                f"the runtime did not answer within {timeout_s:g} s; is it running?"
+                f"after {timeout_s:g} s the runtime {what}; wait for it, or give a longer timeout_s"
             )
 
     def _tend(self) -> None:

@@ -39,6 +39,9 @@ TICK_S = 0.1
 FAREWELL_S = 1.0
 """How long a runtime that ends waits for its clients to have read everything."""
 
+HTTP_SOCKET = 1
+"""Which of the clients' sockets is that of the HTTP process; the first is everybody's."""
+
 _MAX_MESSAGES_A_ROUND = 32
 """Messages of clients handled before the engine's are looked at again."""
 
@@ -315,9 +318,15 @@ class Server:
     def _watch_gateway(self) -> None:
         if self._gateway is None:
             return
+        was_up = self._gateway.url is not None
         what = self._gateway.poll()
         if what is not None:
             self._report.event("http", what)
+        if was_up and self._gateway.url is None and self._frontend is not None:
+            # What it asked for has nobody to read it; three missed pings would tell us later.
+            for client_id in self._frontend.client_ids:
+                if client_id[0] == HTTP_SOCKET:
+                    self._frontend.drop_client(client_id)
         # Nothing follows the line that says where it listens, but its end does.
         output = None if self._gateway.url else self._gateway.output
         if output != self._gateway_output:

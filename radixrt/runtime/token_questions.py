@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from radixrt.protocol import DescribeTokenizer, Detokenize, Tokenize
+from radixrt.protocol import DescribeTokenizer, Detokenize, Part, Tokenize
 from radixrt.runtime.branches import Branch
 from radixrt.runtime.chat import ChatFormat
 from radixrt.runtime.sessions import Session
@@ -15,6 +15,11 @@ from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.tool_calls import FORMATS
 from radixrt.runtime.validation import check_ids, check_parts
 from radixrt.runtime.writer import BranchWriter
+
+MOST_TOKENS = 65_536
+"""Tokens of a text that are told at least; of a long context more."""
+
+_LONGEST_NAME = 64
 
 
 class TokenQuestions:
@@ -29,7 +34,7 @@ class TokenQuestions:
         self._tokenizer = tokenizer
         self._chat = chat
         # Tokens of a text that no context holds can be asked for: the asker cuts it where it wants.
-        self._writer = BranchWriter(tokenizer, chat, max_context=2**31 - 1)
+        self._writer = BranchWriter(tokenizer, chat, max(16 * max_context, MOST_TOKENS))
         self._vocab_size = vocab_size
         self._max_context = max_context
 
@@ -53,15 +58,22 @@ class TokenQuestions:
             self._writer.write(branch, part)
         self._writer.settle(branch)
         token_ids = branch.head.flat() if branch.head is not None else np.zeros(0, np.int32)
-        start_ids = self._tokenizer.start_ids
-        is_text = bool(question.parts) and question.parts[0].kind in ("text", "markup")
-        if is_text and not question.add_special_tokens:
-            token_ids = token_ids[len(start_ids) :]
+        if not question.add_special_tokens and self._has_start(question.parts):
+            token_ids = token_ids[len(self._tokenizer.start_ids) :]
         return {
             "token_ids": token_ids.tolist(),
             "tokens": [self._tokenizer.token_text(i) for i in token_ids.tolist()],
             "max_context": self._max_context,
         }
+
+    def _has_start(self, parts: tuple[Part, ...]) -> bool:
+        """Whether what begins a text was put in front of these parts: not where they spell it."""
+        if not parts or parts[0].kind not in ("text", "markup"):
+            return False
+        start_ids = self._tokenizer.start_ids.tolist()
+        head = parts[0].text[: 16 * _LONGEST_NAME]
+        spelled = self._tokenizer.encode(head, at_start=True, markup=parts[0].kind == "markup")
+        return bool(spelled[: len(start_ids)].tolist() != start_ids)
 
     def _describe(self) -> dict[str, Any]:
         tokenizer = self._tokenizer

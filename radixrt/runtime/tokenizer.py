@@ -26,6 +26,10 @@ _LONGEST_PARTIAL = 16
 """Tokens without a whole character after which their bytes count as broken, not as unfinished."""
 
 
+_COUNTED_AT_ONCE = 16_384
+_CUT = 32
+"""Characters that are counted at once, and tokens by which a cut may add to them."""
+
 _WINDOW_TOKENS = 4
 """Tokens before a block that are decoded with it; more where these are not whole characters."""
 
@@ -75,6 +79,19 @@ class Tokenizer:
         tokenizer.encode_special_tokens = not markup
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(ids, dtype=np.int32)
+
+    def count_up_to(self, text: str, limit: int) -> int:
+        """Return how many tokens a text has at least; it is read until these are more than
+        ``limit``."""
+        count = 0
+        self._inner.encode_special_tokens = True
+        for start in range(0, len(text), _COUNTED_AT_ONCE):
+            piece = text[start : start + _COUNTED_AT_ONCE]
+            # The cut may have made tokens of its own.
+            count += max(len(self._inner.encode(piece, add_special_tokens=False).ids) - _CUT, 0)
+            if count > limit:
+                break
+        return count
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of token ids; bytes that are no characters become U+FFFD."""

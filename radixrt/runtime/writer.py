@@ -11,7 +11,11 @@ from radixrt.protocol import Part
 from radixrt.runtime.branches import Branch
 from radixrt.runtime.chat import ChatFormat
 from radixrt.runtime.conversation import control_pattern, marked, pieces, read_conversation
-from radixrt.runtime.tokenizer import Tokenizer
+from radixrt.runtime.tokenizer import TokenIds, Tokenizer
+
+_CHARACTERS_A_TOKEN = 8
+_SHORT_TEXT = 65_536
+"""Characters up to which a text is tokenized without counting first."""
 
 
 class BranchWriter:
@@ -56,7 +60,7 @@ class BranchWriter:
 
     def _write_text(self, branch: Branch, text: str, *, markup: bool) -> None:
         at_start = branch.num_tokens == 0
-        token_ids = self._tokenizer.encode(text, at_start=at_start, markup=markup)
+        token_ids = self._encode(text, at_start=at_start, markup=markup)
         start_ids = self._tokenizer.start_ids
         has_start = markup and token_ids[: len(start_ids)].tolist() == start_ids.tolist()
         if at_start and not has_start:
@@ -71,8 +75,10 @@ class BranchWriter:
         conversation = marked(read_conversation(part.text), self._controls)
         rendered = pieces(self._chat.render(conversation))
         has_markup = self._chat.is_template
+        if len(rendered) > self._max_context:
+            raise self._too_long(len(rendered), at_least=True)
         encoded = [
-            self._tokenizer.encode(text, at_start=not index, markup=is_markup and has_markup)
+            self._encode(text, at_start=not index, markup=is_markup and has_markup)
             for index, (text, is_markup) in enumerate(rendered)
         ]
         if not has_markup:
@@ -111,10 +117,23 @@ class BranchWriter:
     def _text_of(self, part: Part) -> Callable[[], str]:
         return lambda: self._tokenizer.decode(list(part.token_ids))
 
+    def _encode(self, text: str, *, at_start: bool, markup: bool) -> TokenIds:
+        # Whoever tokenizes serves nobody else meanwhile: no more of a text is read than could fit.
+        limit = self._max_context
+        if len(text) > max(_CHARACTERS_A_TOKEN * limit, _SHORT_TEXT):
+            least = self._tokenizer.count_up_to(text, limit)
+            if least > limit:
+                raise self._too_long(least, at_least=True)
+        return self._tokenizer.encode(text, at_start=at_start, markup=markup)
+
     def _check_length(self, branch: Branch) -> None:
-        if branch.num_tokens > self._max_context:
-            raise PromptTooLong(
-                f"the prompt has {branch.num_tokens} tokens, "
-                f"{branch.num_tokens - self._max_context} more than the context of "
-                f"{self._max_context}; append less"
-            )
+        num_tokens = branch.num_tokens
+        if num_tokens > self._max_context:
+            raise self._too_long(num_tokens)
+
+    def _too_long(self, num_tokens: int, *, at_least: bool = False) -> PromptTooLong:
+        or_more = " or more" if at_least else ""
+        return PromptTooLong(
+            f"the prompt has {num_tokens}{or_more} tokens, {num_tokens - self._max_context}"
+            f"{or_more} beyond the context of {self._max_context}; append less"
+        )

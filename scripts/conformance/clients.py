@@ -80,6 +80,13 @@ CLIENTS = (
         "chat, streams, batches, structured output, tools, text completions",
     ),
     Client(
+        "radixrt",
+        "httpx",
+        ("httpx>=0.28,<1", "jsonschema>=4.23,<5", *_PROGRAMS),
+        "with_radixrt.py",
+        "our own rt.OpenAI without torch, as a client of each dialect (the version is httpx's)",
+    ),
+    Client(
         "lm-eval",
         "lm-eval",
         ("lm-eval[api]", *_PROGRAMS),

@@ -175,3 +175,18 @@ def test_taking_pages_never_fails_while_enough_is_evictable(num_pages: int) -> N
             lease.release(ended=bool(i % 2))
         story.now += i % 5
     assert len(story.cache.take(num_pages)) == num_pages
+
+
+def test_what_an_earlier_lease_knew_spares_hashing_and_changes_nothing() -> None:
+    story = Story()
+    first = story.compute("abcdefgh")
+    first.park(0.0)
+    for text, num_common in (("abcdefghijklmnop", 8), ("abcdxy", 4), ("abc", 3), ("abcdefgh", 8)):
+        tokens = np.array([ord(letter) for letter in text], np.int32)
+        fresh, told = story.cache.acquire("story", tokens), story.cache.acquire("story", tokens)
+        fresh.note_use()
+        told.note_use(known=first.known_of(num_common))
+        assert told.page_keys.tolist() == fresh.page_keys.tolist()
+        assert told._watched == fresh._watched
+        fresh.release()
+        told.release()

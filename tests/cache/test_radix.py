@@ -310,3 +310,53 @@ def test_leases_that_share_a_run_name_the_same_node(cache: RadixCache) -> None:
     shared = set(one.path()) & set(two.path())
     assert {(start, end) for _, start, end in shared} == {(0, 8)}
     assert [end for _, _, end in two.path()] == [16, 8]
+
+
+@given(st.lists(st.lists(st.integers(0, 1), max_size=14), min_size=1, max_size=8))
+def test_a_lookup_and_a_lease_know_what_the_cache_knows(sequences: list[list[int]]) -> None:
+    """Also after the tree has changed, and of what follows the match."""
+    cache = RadixCache(PageAllocator(100), 2)
+    prompts = [ids(*sequence) for sequence in sequences]
+    lookups = [cache.lookup("n", prompt) for prompt in prompts]
+    for prompt in prompts[1:]:
+        assert [look.num_tokens for look in lookups] == [cache.peek("n", p) for p in prompts]
+        put(cache, prompt, final=True)
+    cache.evict(2)
+    for prompt, look in zip(prompts, lookups, strict=True):
+        assert look.num_tokens == cache.peek("n", prompt)
+        for num in (1, 8):
+            follows = cache.continuation("n", prompt, num)
+            lease = cache.acquire_found(look)
+            assert lease.following(num).tolist() == follows.tolist()
+            lease.release()
+    cache.check()
+
+
+@given(st.lists(st.lists(st.integers(0, 1), max_size=14), min_size=1, max_size=8))
+def test_a_use_finds_the_pages_of_a_lease_and_leaves_the_tree_as_it_is(
+    sequences: list[list[int]],
+) -> None:
+    cache = RadixCache(PageAllocator(100), 2)
+    for sequence in sequences[1:]:
+        put(cache, ids(*sequence), final=True)
+    for sequence in sequences:
+        nodes = [node.key for node in cache._tree.below(cache._tree.root("n"))]
+        pages = cache.use("n", ids(*sequence))
+        assert [node.key for node in cache._tree.below(cache._tree.root("n"))] == nodes
+        lease = cache.acquire("n", ids(*sequence))
+        assert pages.tolist() == lease.pages.tolist()
+        lease.release()
+        cache.check()
+
+
+def test_a_use_counts_for_the_order_of_eviction(allocator: PageAllocator) -> None:
+    now = 0.0
+    cache = RadixCache(allocator, PAGE_SIZE, clock=lambda: now)
+    for first in (100, 200):
+        now += 1
+        put(cache, first + upto(8))
+    now += 1
+    assert len(cache.use("n", 100 + upto(8))) == 2
+    cache.evict(2)
+    assert cache.peek("n", 100 + upto(8)) == 8
+    assert cache.peek("n", 200 + upto(8)) == 0

@@ -183,3 +183,22 @@ def test_the_cache_is_dropped_and_kept_apart_over_http(far: rt.OpenAI) -> None:
     assert cached(tenant="b") == 0
     assert far.flush_cache()
     assert cached(tenant="a") == 0
+
+
+def test_a_message_is_continued_without_being_told_twice(api: Gateway) -> None:
+    """SGLang's clients and routers know ``continue_final_message`` alone."""
+    begun = [
+        {"role": "system", "content": "Facts: Maria lives in Lisbon and works as a baker."},
+        {"role": "user", "content": "Where does Maria live?"},
+        {"role": "assistant", "content": "Maria lives"},
+    ]
+    fields = {"messages": begun, "continue_final_message": True, "temperature": 0}
+    answer = api.ok("/v1/chat/completions", max_tokens=16, **fields)
+    assert answer["choices"][0]["message"]["content"] == " in Lisbon."
+
+
+@pytest.mark.parametrize("path", ["/server_info", "/get_server_info", "/model_info"])
+def test_a_router_learns_the_models_name_and_no_path(api: Gateway, path: str) -> None:
+    told = api.http.get(path).json()
+    assert told["served_model_name"] == "nano"
+    assert "model_path" not in told

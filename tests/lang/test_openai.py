@@ -300,6 +300,22 @@ def test_what_nothing_enforces_is_checked_and_generated_again(
     assert [body["temperature"] for body in server.bodies] == [0, 0.7]
 
 
+@pytest.mark.parametrize(
+    "options", [{"regex": "[0-9]+"}, {"json_schema": {"type": "object"}}, {"type": Person}]
+)
+def test_a_constraint_that_something_on_the_way_dropped_is_noticed(
+    server: ScriptedOpenAI, options: dict[str, Any]
+) -> None:
+    server.answer = lambda path, body: Said(["free text"])
+    with on(server, dialect="radixrt") as backend:
+        assert isinstance(failure(plain, backend, retries=0, **options), rt.ValueRefused)
+
+
+def test_a_pattern_that_nobody_can_check_is_refused(backend: rt.OpenAI) -> None:
+    cause = failure(plain, backend, regex="[[:digit:]]+")
+    assert isinstance(cause, rt.Unsupported)
+
+
 def test_a_value_that_never_fits_is_refused(server: ScriptedOpenAI, backend: rt.OpenAI) -> None:
     server.answer = lambda path, body: Said(['{"name": "Ada"}'])
     cause = failure(plain, backend, type=Person, retries=1)

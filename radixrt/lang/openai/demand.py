@@ -58,12 +58,15 @@ class Demand:
         Raises ``ValueRefused`` for one that breaks the constraint.
         """
         finish = self.constraint.finish or ("cut" if self.constraint.kind == "regex" else "valid")
-        if not self.is_exact:
-            if self.is_wrapped:
-                text = _unwrapped(text, is_cut, is_json=self.constraint.kind == "json_schema")
-            if is_cut and finish == "cut":
-                return text
-            text = self._checked(text, is_cut)
+        if self.is_wrapped:
+            text = _unwrapped(text, is_cut, is_json=self.constraint.kind == "json_schema")
+        if is_cut and finish == "cut":
+            return text
+        if not self.constraint.after:  # what stands before the marker is free
+            checked = self._checked(text, is_cut)
+            # A server that writes its values itself is checked all the same: something between us
+            # may have dropped what was asked for.
+            text = text if self.is_exact else checked
         if text in self.constraint.exclude:
             raise ValueRefused(f"{text!r} was refused before")
         return text
@@ -74,15 +77,17 @@ class Demand:
             case "regex":
                 return _matching(constraint.text, text, whole=self.is_enforced)
             case "choices":
-                return _option(orjson.loads(constraint.text), text)
+                options = orjson.loads(constraint.text)
+                if self.is_exact and text not in options:
+                    raise ValueRefused(f"{text[:200]!r} is none of the choices")
+                return _option(options, text)
             case "json_schema":
-                layout = self.layout()
-                assert layout is not None
                 value = text if self.is_enforced else _first_value(text)
                 _validate(constraint.text, value, is_cut)
-                return layout.feed(value)
+                layout = self.layout()
+                return value if layout is None else layout.feed(value)
             case _:
-                if is_cut:
+                if is_cut and not self.is_exact:
                     raise ValueRefused("it was cut off; raise max_tokens, or use finish='cut'")
                 return text
 
@@ -111,6 +116,11 @@ def demand_of(constraint: Constraint, dialect: Dialect, *, is_chat: bool) -> Dem
         )
     if is_chat:
         return _by_response_format(constraint)
+    if constraint.kind == "regex" and _compiled(constraint.text) is None:
+        raise Unsupported(
+            f"regex={constraint.text[:200]!r}: nothing enforces it at /completions in dialect "
+            f"{dialect.name}, and Python cannot read it; write it in Python's dialect, or use roles"
+        )
     if constraint.strict:
         raise Unsupported(
             f"strict=True: nothing enforces a schema at /completions in dialect {dialect.name}; "
@@ -205,10 +215,16 @@ def _matching(pattern: str, text: str, *, whole: bool) -> str:
     return found[0]
 
 
+_SETS = re.compile(r"\[\[|\[[^\]]*(?:&&|--|~~|\|\|)")
+"""What begins sets within sets, which Python reads as something else."""
+
+
 @functools.lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str] | None:
     """The pattern; None when it is written in a dialect that Python does not know, so that only
     the endpoint can hold to it."""
+    if _SETS.search(pattern):
+        return None
     try:
         return re.compile(pattern)
     except re.error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance._lib import LLParserLimits
+from llguidance._tokenizer import TokenizerWrapper
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.token_texts import WordPieces, readable
 from radixrt.runtime.grammar.vocabulary import Vocabulary
 
 PROSE_SLICES = (r"[^\"\\\x00-\x1F\x7F.!?\[\]<>{}']{1,30}", r"[^\"\\\x00-\x1F\x7F.!?\[\]<>{}']+")
@@ -56,7 +57,7 @@ class LlguidanceEngine:
         num_threads: int | None = None,
     ) -> None:
         """``num_threads`` fill masks; None lets the engine choose."""
-        text = _without_padding(tokenizer_file.read_text(encoding="utf-8"))
+        text, is_word_pieces = readable(tokenizer_file.read_text(encoding="utf-8"))
         blanks, *general = LLTokenizer.general_slices()
         slices = [
             blanks,
@@ -64,8 +65,9 @@ class LlguidanceEngine:
             *general,
             LINE_SLICE,
         ]  # a token belongs to the first that has it
+        source = TokenizerWrapper(WordPieces(text, vocab_size, end_ids)) if is_word_pieces else text
         self._tokenizer = LLTokenizer(
-            text, n_vocab=vocab_size, eos_token=list(end_ids), slices=slices
+            source, n_vocab=vocab_size, eos_token=list(end_ids), slices=slices
         )
         self._num_threads = num_threads
         self.mask_len = -(-vocab_size // 32)
@@ -275,13 +277,6 @@ def lark_grammar(text: str) -> str:
 def warnings_of(matcher: LlguidanceMatcher) -> list[str]:
     """Return what the engine leaves out of a lenient schema, in its words."""
     return list(matcher.inner.get_grammar_warnings())
-
-
-def _without_padding(tokenizer_json: str) -> str:
-    """Return a tokenizer file that neither pads nor truncates what it is given."""
-    data = json.loads(tokenizer_json)
-    data["padding"] = data["truncation"] = None
-    return json.dumps(data)
 
 
 def _first_lines(message: str, limit: int = 400) -> str:

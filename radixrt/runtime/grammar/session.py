@@ -405,16 +405,24 @@ class Session:
 
     def _way_after(self, token_id: int, limit: int) -> list[int] | None:
         """Return a way to the end of at most ``limit`` tokens after a token that was just accepted:
-        the one from before it, one that was found for another text, or a new one."""
+        the one from before it, one that was found for another text, or a new one.
+
+        None as well where the ways that are known are all longer: a search takes long, and the text
+        can still be closed without the token.
+        """
         known = self._way
         if known is None:
             return self._search(limit)
-        if len(known) <= limit and still_closes(self.matcher, known):
-            return known
+        is_too_long = False
         ways = self.compiled.ways
-        for guess in ways.guesses(known, token_id, self.vocabulary):
-            if len(guess) <= limit and still_closes(self.matcher, [*guess]):
-                return [*guess]
+        for guess in (known, *ways.guesses(known, token_id, self.vocabulary)):
+            way = [*guess]
+            if still_closes(self.matcher, way):
+                if len(way) <= limit:
+                    return way
+                is_too_long = True
+        if is_too_long and len(known) <= limit + 1:
+            return None
         found = self._search(limit)
         if found is not None:
             ways.add(known, token_id, found)

@@ -90,6 +90,8 @@ with ExitStack() as stack:
     with checks.that("the router takes two radixrt servers as its workers"):
         urls = [stack.enter_context(serving()).url for _ in range(2)]
         front = stack.enter_context(router(urls))
+        with urllib.request.urlopen(f"{front}/v1/models", timeout=10) as told:
+            assert json.load(told)["data"][0]["id"] == MODEL
         answer = asked(front, 99, 0, 4)
         assert answer["choices"][0]["message"]["content"]
 

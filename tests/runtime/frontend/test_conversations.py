@@ -282,3 +282,49 @@ def test_a_model_without_a_template_chats_in_lines(tmp_path: Path) -> None:
     lines = tokens_of(client, text("System: Be kind.\nUser: Hi\nAssistant:"))
     messages = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
     assert tokens_of(client, chat(messages)) == lines
+
+
+def test_no_more_of_a_text_is_read_than_could_fit(harness: Harness) -> None:
+    """A long text is refused at the cost of a short one: nobody else waits for it."""
+    client = harness.client()
+    encoded: list[int] = []
+    inner = harness.tokenizer._inner
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+        def encode(self, text: str, **options: Any) -> Any:
+            encoded.append(len(text))
+            return inner.encode(text, **options)
+
+    harness.tokenizer._inner = harness.tokenizer._start = Counting()  # type: ignore[assignment]
+    long = "dog and fox " * 100_000
+    for branch, part in enumerate(
+        [text(long), Part("markup", long), chat([{"role": "user", "content": long}])], 1
+    ):
+        client.open(branch, part)
+        client.generate(branch, max_tokens=1)
+        failed = [m for m in client.take() if isinstance(m, Failed)]
+        assert "too_long" in {m.code for m in failed}
+        assert "512" in failed[0].message
+    assert sum(encoded) < len(long) / 4
+    many = "<|end|>" * 10_000  # each is a piece of its own
+    client.open(9, chat([{"role": "user", "content": many}]))
+    assert client.take()[0].code == "too_long"  # type: ignore[union-attr]
+
+
+def test_a_text_at_the_limit_is_still_counted_exactly(tmp_path: Path) -> None:
+    client = Harness(write_model_directory(tmp_path), max_context=20_000).client()
+    content = "x" * 200_000  # longer than what is tokenized without counting first
+    tokens = tokens_of(client, text(content))
+    assert len(tokens) > 20_000
+    fits = content[: 200_000 * 19_000 // len(tokens)]
+    client.open(1, text(fits))
+    assert client.finish(max_tokens=1).usage.prompt_tokens > 18_000
+
+
+def test_a_start_token_that_is_spelled_is_no_added_one(harness: Harness) -> None:
+    client = harness.client()
+    spelled = Part("markup", "<|bos|>yes")
+    assert tokens_of(client, spelled, special=False) == tokens_of(client, spelled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from runtime_process import ask, receive_until, serving
 
+import radixrt as rt
+from radixrt.errors import RuntimeUnavailable
 from radixrt.protocol import (
     Append,
     Failed,
@@ -88,6 +91,20 @@ def test_clients_that_come_early_are_answered_when_the_engine_is_ready(
         patient.close()
 
 
+def test_a_program_that_comes_too_early_waits_and_is_told_why(
+    model_directory: Path, tmp_path: Path
+) -> None:
+    gate, endpoint = tmp_path / "gate", f"ipc://{tmp_path}/s"
+    engine = ["--after", str(gate)]
+    with serving(model_directory, tmp_path, endpoint=endpoint, engine=engine):
+        until(lambda: (tmp_path / "s").exists())
+        with pytest.raises(RuntimeUnavailable, match="starting: weights are on their way"):
+            rt.connect(endpoint, timeout_s=2.0)
+        threading.Timer(0.2, gate.touch).start()
+        with rt.connect(endpoint, timeout_s=30.0) as backend:
+            assert backend.model.vocab_size > 0
+
+
 def test_a_server_that_is_stopped_while_it_starts_says_goodbye(
     model_directory: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +152,11 @@ def test_an_http_process_that_dies_is_started_again_at_its_port(
             until(lambda: len(gateway_pids(log)) == deaths + 1)  # noqa: B023
             until(lambda: len(states(log)) == 2 + deaths)  # noqa: B023
         assert states(log)[2:] == ["ready", "ready"]
+        client = runtime.connect()
+        (reply,) = ask(client, [Stats(1)], 1)
+        assert isinstance(reply, Reply)
+        assert reply.data["clients"] == 2, "sessions of the dead are kept"
+        client.close()
         runtime.terminate()
         assert runtime.wait() == 0
         assert runtime.process.stderr is not None

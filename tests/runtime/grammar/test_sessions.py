@@ -356,3 +356,74 @@ def test_healing_spells_the_prompt_s_end_again_and_then_obeys_the_constraint(
     walk(free, np.random.default_rng(0))
     assert free.text.startswith(b" th")
     assert not free.needs_mask
+
+
+@pytest.mark.parametrize("finish", ["valid", "cut"])
+@pytest.mark.parametrize("jump_forward", [True, False])
+def test_the_short_way_for_a_plain_token_ends_where_the_long_one_does(
+    engine: LlguidanceEngine, finish: Any, jump_forward: bool
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "maxLength": 12},
+            "rating": {"type": "integer", "maximum": 50, "minimum": 0},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "maxItems": 3},
+        },
+        "required": ["title", "rating", "tags"],
+        "additionalProperties": False,
+    }
+    spec = GrammarSpec("json_schema", json.dumps(schema), finish, jump_forward=jump_forward)
+    num_plain = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        quick, slow = (session_of(engine, spec, max_tokens=40 + 20 * seed) for _ in range(2))
+        accepted = quick.start()
+        assert slow.start() == accepted
+        while not accepted.is_over:
+            allowed = mask_of(quick)
+            assert mask_of(slow) == allowed
+            token = allowed[rng.integers(len(allowed))]
+            plain = quick.accept_plain(token)
+            num_plain += plain is not None
+            accepted = plain if plain is not None else quick.accept(token, 0.0, 0.0)
+            assert slow.accept(token, 0.0, 0.0) == accepted
+            assert (quick.token_ids, quick.kinds) == (slow.token_ids, slow.kinds)
+        assert quick.text == slow.text
+    assert num_plain > 100
+
+
+def test_ways_that_were_found_before_are_tried_before_a_search(
+    engine: LlguidanceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts under one constraint share them; whatever is remembered, every text is closed."""
+    schema = {
+        "type": "object",
+        "properties": {
+            name: {"type": "array", "items": {"enum": ["left", "right", "up"]}, "minItems": 1}
+            for name in ("first", "second", "third")
+        },
+        "required": ["first", "second", "third"],
+        "additionalProperties": False,
+    }
+    spec = GrammarSpec("json_schema", json.dumps(schema), "valid")
+    num_searches = 0
+    search = Session._search
+
+    def counted(session: Session, limit: int) -> list[int] | None:
+        nonlocal num_searches
+        num_searches += 1
+        return search(session, limit)
+
+    monkeypatch.setattr(Session, "_search", counted)
+    first = session_of(engine, spec, max_tokens=45)
+    compiled, start = first.compiled, first.matcher.fork()
+    counts = []
+    for seed in range(12):
+        before = num_searches
+        session = session_of(engine, spec, max_tokens=45)
+        session.compiled, session.matcher = compiled, start.fork()
+        walk(session, np.random.default_rng(seed % 3))
+        json.loads(session.bound_text)
+        counts.append(num_searches - before)
+    assert sum(counts[3:]) < sum(counts[:3])
