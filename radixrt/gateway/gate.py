@@ -114,7 +114,8 @@ class Gate:
         if name and not is_loopback(name) and name not in settings.allowed_hosts:
             raise ApiError(
                 403,
-                f"host {name[:80]!r} is not allowed without keys; call 127.0.0.1 or localhost",
+                f"host {name[:80]!r} is not allowed without keys; call 127.0.0.1 or localhost, "
+                "or allow the name with --allowed-host",
                 code="host_not_allowed",
             )
 
