@@ -46,6 +46,7 @@ ADAPTERS = {
     "sgl_kernel": "sgl",
     "pydantic": "pydantic",
     "lm_eval": "lm",
+    "httpx": "http",
     "opentelemetry": "otel",
 }
 """Optional package → what the name of a file that imports it begins with."""

@@ -6,7 +6,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +17,10 @@ from hypothesis import strategies as st
 from lang.scripted_openai import Refusal, Said, ScriptedOpenAI, echo, prompt_of
 
 import radixrt as rt
+from radixrt.lang.openai.engine import Engine
 from radixrt.lang.openai.json_layout import JsonLayout
+from radixrt.lang.openai.settings import settings
+from radixrt.protocol import Append, Cancel, Close, Failed, Generate, Hello, Open, Part, Stats
 
 AT_ONCE = {"retry-after": "0"}
 
@@ -257,6 +261,32 @@ def test_a_type_becomes_a_response_format(server: ScriptedOpenAI, backend: rt.Op
     assert talk.run(backend=backend, type=Person, spaced=True).raw("x") == (
         '{"name": "Ada", "age": 36}'
     )
+
+
+@dataclass
+class Optional:
+    name: str
+    age: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("options", "strict"),
+    [
+        ({"type": Person}, True),
+        ({"type": list[Person]}, True),
+        ({"regex": "[a-z]+"}, True),
+        ({"type": Optional}, False),  # a property that may be left out
+        ({"type": Optional, "strict": True}, True),
+        ({"json_schema": {"type": "object", "properties": {"a": {"type": "string"}}}}, False),
+        ({"json_schema": {"type": "string", "minLength": 3}}, False),
+    ],
+)
+def test_strict_mode_is_asked_for_where_a_schema_keeps_to_it(
+    server: ScriptedOpenAI, backend: rt.OpenAI, options: dict[str, Any], strict: bool
+) -> None:
+    server.answer = lambda path, body: Refusal(400)
+    failure(talk, backend, **options)
+    assert server.bodies[0]["response_format"]["json_schema"]["strict"] is strict
 
 
 def test_values_that_are_no_objects_are_wrapped_in_one(
@@ -592,6 +622,51 @@ def test_ending_the_session_ends_its_calls(server: ScriptedOpenAI, backend: rt.O
     assert isinstance(caught.value.cause, rt.TransportError)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_cancelled_call_has_one_outcome_and_its_branch_can_be_closed(
+    server: ScriptedOpenAI, apart: bool
+) -> None:
+    """Also when the cancel comes with the call, before anything of it has run."""
+    server.answer = lambda path, body: [server.gate.wait(10), Said([""])][1]  # type: ignore[return-value]
+    server.gate.clear()
+    transport = Engine(
+        settings(
+            server.url,
+            "scripted",
+            "key",
+            mode="auto",
+            dialect="auto",
+            select="auto",
+            timeout_s=20.0,
+            max_retries=0,
+            max_concurrency=4,
+            headers=None,
+        )
+    ).transport
+    got: list[Any] = []
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, got
+            got.extend(transport.receive(0.05))
+
+    transport.send([Hello()])
+    until(lambda: bool(got))
+    transport.send([Open(1), Append(1, (Part("text", "a"),)), Generate(2, 1), Generate(3, 1)])
+    if apart:
+        until(lambda: bool(server.requests))
+    transport.send([Open(4), Generate(5, 4), Cancel(5), Cancel(2), Close(1), Close(4)])
+    transport.send([Stats(6)])
+    until(lambda: len(got) == 5)
+    failures = {message.call: message.code for message in got if isinstance(message, Failed)}
+    assert failures == {5: "cancelled", 2: "cancelled", 3: "branch_failed"}
+    transport.send([Stats(7)])
+    until(lambda: len(got) == 6)
+    assert got[-1].data["branches"] == 0
+    transport.close()
+
+
 def test_closing_a_stream_hangs_up(server: ScriptedOpenAI, backend: rt.OpenAI) -> None:
     server.answer = lambda path, body: Said(["a" * 100_000])
     server.gate.clear()
@@ -691,6 +766,8 @@ def test_a_session_that_cannot_begin_says_why(server: ScriptedOpenAI) -> None:
         ("timeout_s", 0),
         ("max_retries", -1),
         ("max_concurrency", 0),
+        ("headers", {"x": "u:p\r\ny: z"}),
+        ("headers", [("x", "y")]),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(argument: str, value: Any) -> None:

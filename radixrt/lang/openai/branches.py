@@ -182,15 +182,26 @@ class Branches:
             error = CallFailed("an earlier operation of the branch failed")
             self._fail(op.call, error, "branch_failed")
         else:
-            branch.is_busy = True
-            self._tasks[op.call] = asyncio.create_task(self._run_call(branch, op))
+            branch.is_busy = branch.has_failed = True  # unless it ends well
+            task = asyncio.create_task(self._run_call(branch, op))
+            task.add_done_callback(lambda task: self._ended(branch, op.call, task))
+            self._tasks[op.call] = task
+
+    def _ended(self, branch: _Branch, call: int, task: asyncio.Task[None]) -> None:
+        """Let the branch go on. A task that is cancelled before it began has run none of its code,
+        so a cancelled call is answered here."""
+        if task.cancelled():
+            self._fail(call, CallFailed("cancelled as asked"), "cancelled")
+        self._tasks.pop(call, None)
+        self._streams.pop(call, None)
+        branch.is_busy = False
+        self._advance(branch)
 
     async def _run_call(self, branch: _Branch, op: Generate | Select) -> None:
-        """Run a call to its one outcome, and let the branch go on."""
+        """Run a call to its one outcome; only a cancel is left to ``_ended``."""
         limit = self._served.settings.timeout_s
         if op.deadline_s is not None:
             limit = min(limit, op.deadline_s)
-        branch.has_failed = True  # unless it ends well
         try:
             async with asyncio.timeout(limit):
                 if isinstance(op, Generate):
@@ -200,19 +211,12 @@ class Branches:
             branch.has_failed = False
         except TimeoutError:
             self._fail(op.call, CallFailed(f"no answer within {limit:g} s"), "deadline")
-        except asyncio.CancelledError:
-            self._fail(op.call, CallFailed("cancelled as asked"), "cancelled")
         except CallFailed as error:
             self._fail(op.call, error)
         except InvalidArgument as error:
             self._fail(op.call, CallFailed(str(error)), "bad_request")
         except Exception as error:
             self._fail(op.call, CallFailed(f"the call failed: {error!r}"), "engine_fault")
-        finally:
-            self._tasks.pop(op.call, None)
-            self._streams.pop(op.call, None)
-            branch.is_busy = False
-            self._advance(branch)
 
     async def _generate(self, branch: _Branch, op: Generate) -> None:
         stream = self._streams[op.call] = _Stream(op.credit)

@@ -20,6 +20,7 @@ import orjson
 from radixrt.errors import Unsupported, ValueRefused
 from radixrt.lang.openai.dialect import Dialect
 from radixrt.lang.openai.json_layout import JsonLayout
+from radixrt.lang.openai.strict import is_strict
 from radixrt.protocol import Constraint
 
 _VALUE = "value"
@@ -180,7 +181,8 @@ def _by_response_format(constraint: Constraint) -> Demand:
         }
         if definitions is not None:
             inner["$defs"] = definitions
-    schema = {"name": _VALUE, "schema": inner, "strict": constraint.strict}
+    strict = constraint.strict or is_strict(inner)
+    schema = {"name": _VALUE, "schema": inner, "strict": strict}
     response_format = {"type": "json_schema", "json_schema": schema}
     return Demand(constraint, {"response_format": response_format}, is_wrapped=not is_object)
 

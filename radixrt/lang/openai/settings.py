@@ -70,6 +70,7 @@ def settings(
     _one_of("select", select, ("auto", "logprobs", "generation"))
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
         raise InvalidArgument("timeout_s", timeout_s, "use a positive number of seconds")
+    _check_headers(headers or {})
     _whole("max_retries", max_retries, 0, 20)
     _whole("max_concurrency", max_concurrency, 1, 4096)
     return Settings(
@@ -84,6 +85,21 @@ def settings(
         max_concurrency,
         tuple(dict(headers or {}).items()),
     )
+
+
+def _check_headers(headers: Any) -> None:
+    if not isinstance(headers, Mapping):
+        raise InvalidArgument("headers", "…", "use a mapping of names to values")
+    for name, value in headers.items():
+        is_text = isinstance(name, str) and isinstance(value, str)
+        if (
+            not is_text
+            or not name.isascii()
+            or not value.isascii()
+            or not (name + value).isprintable()
+        ):
+            # Values are not shown: they may be secret.
+            raise InvalidArgument("headers", name, "use printable ASCII names and values")
 
 
 def _one_of(argument: str, value: Any, known: tuple[str, ...]) -> None:
