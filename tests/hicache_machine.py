@@ -234,9 +234,9 @@ class HiCacheMachine:
         match, _, _ = self.tiers.find(call.namespace, ids, call.lease.num_tokens)
         if match is None:
             return
-        self._expect_pages(call.namespace, tokens, match.pages.tolist(), self.on_host)
+        self._expect_pages(call.namespace, tokens, match.pages.tolist(), self.on_host, match.first)
         first = len(call.lease.pages)
-        pages = self._take(len(match.pages) - first)
+        pages = self._take(match.num_tokens // PAGE_SIZE - first)
         if pages is None:
             self.host.unmatch(match)
             return

@@ -177,12 +177,12 @@ class HiCache:
         possible = len(token_ids) // self.page_size * self.page_size  # the host has full pages
         if not self.host.cache.num_cached or possible - num_known < self.policy.min_load_tokens:
             return None, "", 0.0
-        match = self.host.match(namespace, token_ids)
+        match = self.host.match(namespace, token_ids, num_known // self.page_size)
         more = match.num_tokens - num_known
         if more < self.policy.min_load_tokens:
             self.host.unmatch(match)
             return None, "", 0.0
-        num_pages = len(match.pages) - num_known // self.page_size
+        num_pages = len(match.pages)
         seconds = self.costs.tier(self.host.name).predict(num_pages)
         if not self.policy.always_load and seconds >= self.costs.compute.predict(more):
             self.counters.not_worth += num_pages

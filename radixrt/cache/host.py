@@ -26,12 +26,13 @@ FENCE_POLL_S = 0.0005
 class HostMatch(NamedTuple):
     """Full pages of the host that begin a sequence.
 
-    ``pages`` int32 are the pages of the first ``num_tokens`` tokens. They count a reader each,
-    which ``load`` or ``unmatch`` takes over.
+    ``pages`` int32 are the pages of the first ``num_tokens`` tokens, from page ``first`` on. They
+    count a reader each, which ``load`` or ``unmatch`` takes over.
     """
 
     pages: Int32
     num_tokens: int
+    first: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -198,15 +199,15 @@ class HostTier:
         """Pages that are being copied from the device."""
         return sum(len(fill.pages) for fill in self._storing)
 
-    def match(self, namespace: str, token_ids: Int32) -> HostMatch:
-        """Return the pages of the longest known prefix, as a use of them.
+    def match(self, namespace: str, token_ids: Int32, first: int = 0) -> HostMatch:
+        """Return the pages of the longest known prefix from page ``first`` on, as a use of them.
 
         A page that continues it in part is left out: the request would write its own tokens to the
         copy while the forward is still waiting for it.
         """
-        pages = self.cache.use(namespace, token_ids)
+        pages, num_pages = self.cache.use(namespace, token_ids, first)
         self.pages.read(pages)
-        return HostMatch(pages, len(pages) * self.page_size)
+        return HostMatch(pages, num_pages * self.page_size, first)
 
     def unmatch(self, match: HostMatch) -> None:
         """Give a match back unused."""
@@ -214,8 +215,9 @@ class HostTier:
 
     def load(self, match: HostMatch, first: int, pages: Int32) -> PageLoad:
         """Plan to copy the match's pages from ``first`` on to the device's ``pages``."""
-        self.pages.read_done(match.pages[:first])
-        load = PageLoad(next(self._tickets), pages, match.pages[first:], self._clock())
+        skipped = first - match.first
+        self.pages.read_done(match.pages[:skipped])
+        load = PageLoad(next(self._tickets), pages, match.pages[skipped:], self._clock())
         assert len(load.pages) == len(load.host_pages)
         self._planned.append(load)
         return load

@@ -138,26 +138,34 @@ class RadixCache:
         counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return lease
 
-    def use(self, namespace: str, token_ids: Int32) -> Int32:
-        """Count a use of the longest cached prefix of ``token_ids`` and return its full pages.
+    def use(self, namespace: str, token_ids: Int32, first_page: int = 0) -> tuple[Int32, int]:
+        """Count a use of the longest cached prefix of ``token_ids``; return its full pages from
+        ``first_page`` on, and how many full pages it has.
 
         Nothing is locked or split: they are the tree's, until something is evicted.
         """
         root = self._tree.roots.get(namespace)
         if root is None:
-            return np.zeros(0, np.int32)
+            return np.zeros(0, np.int32), 0
         found = self._tree.match(root, encode(token_ids))
-        runs = [node.pages for node in found.path]
         child, num_pages = found.child, found.split // self._tree.page_bytes
+        total = found.matched // self._tree.page_bytes + num_pages
+        runs: list[bytes | bytearray] = []
         if child is not None and num_pages:
             runs.append(child.pages[: num_pages * PAGE_ID_BYTES])
             self._tree.use(child, self._clock())
         elif found.path:
             self._tree.use(found.path[-1], self._clock())
+        at = total - num_pages
+        for node in reversed(found.path):
+            if at <= first_page:
+                break
+            runs.append(node.pages)
+            at -= node.num_pages
         self.counters.acquired += 1
         self.counters.asked_tokens += len(token_ids)
         self.counters.hit_tokens += found.num_bytes // TOKEN_BYTES
-        return page_ids(b"".join(runs))
+        return page_ids(b"".join(reversed(runs)))[max(first_page - at, 0) :], total
 
     def hold(self, namespace: str, token_ids: Int32) -> Lease:
         """``acquire`` without counting as a use: for who copies pages to another tier."""

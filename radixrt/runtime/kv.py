@@ -206,9 +206,10 @@ class KvSpace:
             return 0
         lease.drop_tail()
         first = len(lease.pages)
-        pages = self.take(len(match.pages) - first, request.id)
+        last = match.num_tokens // self.page_size
+        pages = self.take(last - first, request.id)
         self.tiers.load(match, first, pages)
-        self.slots.pages[request.slot, first : len(match.pages)] = pages
+        self.slots.pages[request.slot, first:last] = pages
         request.loaded += match.num_tokens - known
         return match.num_tokens
 

@@ -99,10 +99,11 @@ class EngineLoop:
         except Exception as error:
             self.channel.send([EngineFailed(None, "engine_fault", f"the engine failed: {error!r}")])
             raise
+        finally:
+            self.calls.close()  # it has processes of its own
 
     def close(self) -> None:
         """End what goes on beside the loop; nothing can be computed afterwards."""
-        self.calls.close()
         if self.snapshots is not None:
             self.snapshots.close()
         if self.scheduler.kv.tiers is not None:

@@ -341,7 +341,11 @@ def test_a_use_finds_the_pages_of_a_lease_and_leaves_the_tree_as_it_is(
         put(cache, ids(*sequence), final=True)
     for sequence in sequences:
         nodes = [node.key for node in cache._tree.below(cache._tree.root("n"))]
-        pages = cache.use("n", ids(*sequence))
+        pages, num_pages = cache.use("n", ids(*sequence))
+        assert len(pages) == num_pages
+        for first in range(num_pages + 2):
+            rest, total = cache.use("n", ids(*sequence), first)
+            assert (rest.tolist(), total) == (pages[first:].tolist(), num_pages)
         assert [node.key for node in cache._tree.below(cache._tree.root("n"))] == nodes
         lease = cache.acquire("n", ids(*sequence))
         assert pages.tolist() == lease.pages.tolist()
@@ -356,7 +360,7 @@ def test_a_use_counts_for_the_order_of_eviction(allocator: PageAllocator) -> Non
         now += 1
         put(cache, first + upto(8))
     now += 1
-    assert len(cache.use("n", 100 + upto(8))) == 2
+    assert cache.use("n", 100 + upto(8))[1] == 2
     cache.evict(2)
     assert cache.peek("n", 100 + upto(8)) == 8
     assert cache.peek("n", 200 + upto(8)) == 0

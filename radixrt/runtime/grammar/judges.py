@@ -220,7 +220,6 @@ class Judges:
                     (sys.executable, "-m", "radixrt.runtime.grammar.judge"),
                     stdin=theirs.fileno(),
                     env=environment,
-                    start_new_session=True,
                 )
             ours.settimeout(_SPAWN_S)
             send_frame(ours, msgspec.msgpack.encode(self._settings))
