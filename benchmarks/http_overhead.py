@@ -13,11 +13,12 @@ because all share its cores.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
 import os
 import platform
+import selectors
+import socket
 import statistics
 import subprocess
 import sys
@@ -149,58 +150,77 @@ class OverZmq:
 
 
 class OverHttp:
-    """Load through sockets that read no more of an answer than where its events are."""
+    """Load through bare sockets that read no more of an answer than where it ends."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
         self._address = address.hostname, address.port
 
     def run(self, streams: int, requests: int, tokens: int) -> Round:
-        return asyncio.run(self._run(streams, requests, tokens))
-
-    async def _run(self, streams: int, requests: int, tokens: int) -> Round:
         result = Round()
-        connections = [await asyncio.open_connection(*self._address) for _ in range(streams)]
+        selector = selectors.DefaultSelector()
+        connections = [_Connection(self._address, tokens, requests) for _ in range(streams)]
+        for connection in connections:
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
         began, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(self._stream(c, requests, tokens, result) for c in connections))
+        for connection in connections:
+            connection.send()
+        num_open = streams
+        while num_open:
+            for key, _ in selector.select():
+                num_open -= key.data.read(result)
         result.wall = time.perf_counter() - began
         result.cpu = time.process_time() - cpu
-        for _, writer in connections:
-            writer.close()
+        for connection in connections:
+            connection.socket.close()
         return result
 
-    async def _stream(
-        self,
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        requests: int,
-        tokens: int,
-        result: Round,
-    ) -> None:
-        reader, writer = connection
-        for _ in range(requests):
-            body = json.dumps(
-                {"model": MODEL_NAME, "prompt": prompt(), "max_tokens": tokens, "temperature": 0,
-                 "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
-            ).encode()  # fmt: skip
-            head = (
-                "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-            )
-            started = time.perf_counter()
-            writer.write(head.encode() + body)
-            is_first, last = True, b""
-            while True:
-                data = await reader.read(65536)
-                if not data:
-                    raise SystemExit(f"the connection ended: {last[-300:]!r}")
-                if is_first and b"data: " in data:
-                    result.ttfts.append(time.perf_counter() - started)
-                    is_first = False
-                last = (last + data)[-1000:]
-                if last.endswith(b"0\r\n\r\n"):
-                    break
-            usage = last[last.rindex(b'"usage":') + 8 : last.rindex(b"}\n\ndata: [DONE]")]
-            result.tokens += json.loads(usage)["completion_tokens"]
+
+class _Connection:
+    """One client: sends a request, reads its answer, sends the next one."""
+
+    def __init__(self, address: tuple[str | None, int | None], tokens: int, requests: int) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._tokens = tokens
+        self._left = requests
+        self._started = 0.0
+        self._is_first = True
+        self._last = b""
+
+    def send(self) -> None:
+        body = json.dumps(
+            {"model": MODEL_NAME, "prompt": prompt(), "max_tokens": self._tokens,
+             "temperature": 0, "ignore_eos": True, "stream": True,
+             "stream_options": {"include_usage": True}}
+        ).encode()  # fmt: skip
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self._left -= 1
+        self._is_first = True
+        self._started = time.perf_counter()
+        self.socket.sendall(head.encode() + body)
+
+    def read(self, result: Round) -> bool:
+        """Read what is there; True when the last answer is whole."""
+        data = self.socket.recv(65536)
+        if self._is_first and b"data: " in data:
+            result.ttfts.append(time.perf_counter() - self._started)
+            self._is_first = False
+        if not data.endswith(b"0\r\n\r\n"):
+            if not data:
+                raise SystemExit(f"the connection ended after {self._last[-300:]!r}")
+            self._last = data
+            return False
+        last = self._last + data
+        usage = last[last.rindex(b'"usage":') + 8 : last.rindex(b"}\n\ndata: [DONE]")]
+        result.tokens += json.loads(usage)["completion_tokens"]
+        if not self._left:
+            return True
+        self.send()
+        return False
 
 
 # ---------------------------------------------------------------- the result

@@ -1,6 +1,7 @@
 """`make demo`: three programs on a server process, with a cold, a warm and no cache.
 
-Prints one table; exits with 1 and a sentence for each thing that is not as it should be.
+Prints one table and the address of the page on which the tree that they left is seen; on a terminal
+it stays there until Ctrl-C. Exits with 1 and a sentence for each thing that is not as it should be.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +45,14 @@ class Results:
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[rt.Backend]:
-    """A session with a server process that ends with the block, whatever happens in it."""
+def serving(*options: str, on_page: Callable[[str], None] | None = None) -> Iterator[rt.Backend]:
+    """A session with a server process that ends with the block, whatever happens in it. With
+    ``on_page`` it has a page, whose address is told."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         endpoint, ready = f"ipc://{directory}/runtime.sock", directory / "ready"
-        command = [sys.executable, "-m", "radixrt.runtime", "--endpoint", endpoint, "--no-http"]
+        command = [sys.executable, "-m", "radixrt.runtime", "--endpoint", endpoint]
+        command += ["--port", "0"] if on_page else ["--no-http"]
         command += ["--ready-file", str(ready), *options]
         with (directory / "log").open("w+") as log:
             # In a session of its own, so that Ctrl-C reaches this process alone.
@@ -63,6 +66,8 @@ def serving(*options: str) -> Iterator[rt.Backend]:
             )
             try:
                 await_ready(process, ready, directory / "log")
+                if on_page is not None:
+                    on_page(ready.read_text(encoding="utf-8").split()[1] + "/")
                 with rt.connect(endpoint) as backend:
                     yield backend
             finally:
@@ -97,17 +102,17 @@ def evaluate(backend: rt.Backend, num_rows: int) -> list[Measured]:
     ]
 
 
-def run() -> tuple[list[Results], float]:
-    """Return the results of the three programs, and the share of puzzles solved greedily."""
-    with serving() as backend:
-        few_shot.evaluate(backend, few_shot.rows(4, 4))  # the first run warms more than the cache
-        backend.flush_cache()
-        cold = evaluate(backend, FEW_SHOT_ROWS)
-        warm = evaluate(backend, FEW_SHOT_ROWS)
-        greedy, _ = tree_of_thought.evaluate(backend, NUM_PUZZLES, width=1)
-    with serving("--no-cache") as backend:
-        few_shot.evaluate(backend, few_shot.rows(4, 4))
-        off = evaluate(backend, FEW_SHOT_ROWS_OFF)
+def run(backend: rt.Backend) -> tuple[list[Results], float]:
+    """Return the results of the three programs, with a cache on ``backend`` and without one on a
+    server of its own, and the share of puzzles solved greedily."""
+    with serving("--no-cache") as without:
+        few_shot.evaluate(without, few_shot.rows(4, 4))
+        off = evaluate(without, FEW_SHOT_ROWS_OFF)
+    few_shot.evaluate(backend, few_shot.rows(4, 4))  # the first run warms more than the cache
+    backend.flush_cache()
+    cold = evaluate(backend, FEW_SHOT_ROWS)
+    warm = evaluate(backend, FEW_SHOT_ROWS)
+    greedy, _ = tree_of_thought.evaluate(backend, NUM_PUZZLES, width=1)
     return [Results(*of_one) for of_one in zip(cold, warm, off, strict=True)], greedy
 
 
@@ -184,17 +189,31 @@ def complaints(results: list[Results], greedy: float, num_distinct: int) -> list
 def main() -> None:
     # A terminated demo ends its servers as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    page: list[str] = []
+    status = 130  # until there is a result
     try:
-        results, greedy = run()
+        with serving(on_page=page.append) as backend:
+            print(f"watch the tree of prefixes grow: {page[0]}", flush=True)
+            results, greedy = run(backend)
+            status = show(results, greedy)
+            print(f"the tree they left: {page[0]}", flush=True)
+            if sys.stdout.isatty():
+                print("Ctrl-C ends the server")
+                signal.pause()
     except KeyboardInterrupt:
-        sys.exit(130)
+        pass
+    sys.exit(status)
+
+
+def show(results: list[Results], greedy: float) -> int:
+    """Print the table and what is wrong; return the exit status."""
     prompts = [row["shots"] + row["question"] for row in few_shot.rows(FEW_SHOT_ROWS)]
     num_distinct = num_distinct_prefix_tokens(token_ids(prompts))
     Console().print(table(results, greedy, num_distinct))
     wrong = complaints(results, greedy, num_distinct)
     for sentence in wrong:
         print(f"demo: {sentence}", file=sys.stderr)
-    sys.exit(1 if wrong else 0)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

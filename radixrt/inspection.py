@@ -219,9 +219,14 @@ def _converted(data: Mapping[str, Any], kind: type[Kind]) -> Kind:
 
 @dataclass(slots=True)
 class Picture:
-    """The tree as a viewer knows it: ``nodes`` by id, every parent known."""
+    """The tree as a viewer knows it: ``nodes`` by id, every parent known.
+
+    Changes add nodes beyond those of the first answer. With more than ``max_nodes`` of them
+    ``generation`` becomes 0, so that the next answer is a whole picture again.
+    """
 
     generation: int = 0
+    max_nodes: int = 20_000
     nodes: dict[int, TreeNode] = field(default_factory=dict)
 
     def take(self, inspection: Inspection) -> None:
@@ -233,3 +238,5 @@ class Picture:
         for node in inspection.nodes:
             self.nodes[node.id] = node
         self.generation = inspection.generation
+        if len(self.nodes) > self.max_nodes:
+            self.generation = 0

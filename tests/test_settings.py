@@ -16,6 +16,7 @@ from radixrt import cli
 from radixrt.cli.serve_options import ServeOptions
 from radixrt.config import RuntimeConfig
 from radixrt.errors import ConfigError
+from radixrt.gateway.settings import ApiKey, GatewaySettings
 from radixrt.settings import (
     DEFAULT,
     Given,
@@ -201,3 +202,34 @@ def test_config_show_prints_a_file_that_sets_the_same(
     assert tomllib.loads(again) == tomllib.loads(text)
     monkeypatch.setenv("RADIXRT_CONFIG", str(file))
     assert shown(capsys) == again
+
+
+def test_every_setting_of_the_http_process_can_be_set() -> None:
+    """Each option changes the field that it is for, so none is forgotten or crossed."""
+    given = ServeOptions(
+        host="127.0.0.2",
+        port=1,
+        model_name=("a",),
+        allowed_host=("b",),
+        insecure=True,
+        cors_origin=("c",),
+        max_body="1KiB",
+        max_connections=2,
+        http_max_queue=3,
+        request_timeout_s=4.0,
+        access_log=True,
+        redact=True,
+        open_metrics=True,
+    )
+    keys = (ApiKey(name="k", key="k" * 20),)
+    changed = given.gateway("ipc://x", keys, drain_s=5.0, log_format="json")
+    plain = GatewaySettings(endpoint="ipc://x")
+    same = [
+        field.name
+        for field in dataclasses.fields(GatewaySettings)
+        if getattr(changed, field.name) == getattr(plain, field.name)
+    ]
+    assert same == ["endpoint", "title"]
+    assert (changed.max_connections, changed.max_queue, changed.max_body_bytes) == (2, 3, 1024)
+    assert (changed.model_names, changed.allowed_hosts) == (("a",), ("b",))
+    assert changed.cors_origins == ("c",)

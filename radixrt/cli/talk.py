@@ -12,7 +12,9 @@ import typer
 from radixrt.cli.reporting import reporting
 
 Endpoint = Annotated[str, typer.Option(help="A running runtime: ipc://PATH or tcp://HOST:PORT.")]
-Url = Annotated[str, typer.Option(help="An OpenAI-compatible server: http://HOST:PORT/v1.")]
+Url = Annotated[
+    str, typer.Option(help="An OpenAI-compatible server: http://HOST:PORT/v1, with OPENAI_API_KEY.")
+]
 System = Annotated[str, typer.Option(help="System message.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]

@@ -249,6 +249,8 @@ class _Writer:
 
     def write(self, events: list[Event]) -> bytes:
         """Return the events for what has come."""
+        if len(events) == 1 and isinstance(chunk := events[0][1], Chunk):
+            return self.chunk(chunk)
         return b"".join(
             self.chunk(message) if isinstance(message, Chunk) else self.end(message)
             for _, message in events

@@ -215,6 +215,8 @@ class _Writer:
 
     def write(self, events: list[Event]) -> bytes:
         """Return the events for what has come."""
+        if len(events) == 1 and isinstance(chunk := events[0][1], Chunk):
+            return self.chunk(events[0][0], chunk)
         return b"".join(
             self.chunk(position, message)
             if isinstance(message, Chunk)

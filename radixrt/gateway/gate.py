@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from radixrt.gateway.access import Client, KeyRing
-from radixrt.gateway.errors import ApiError, unavailable
+from radixrt.gateway.errors import ApiError
 from radixrt.gateway.settings import GatewaySettings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ class Gate:
         self._settings = settings
         self._keys = KeyRing(settings.keys)
         self._open = OPEN_PATHS | ({"/metrics"} if settings.open_metrics else frozenset())
-        self._num_open = 0
         self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,14 +68,12 @@ class Gate:
             await send(message)
 
         entered: Client | None = None
-        self._num_open += 1
         try:
             entered = self._admit(scope, headers, state)
             await self._app(scope, receive, send_with_id)
         except ApiError as error:
             await send_error(error, send_with_id)
         finally:
-            self._num_open -= 1
             if entered is not None:
                 entered.leave()
             client = state.get("client")
@@ -96,8 +93,6 @@ class Gate:
         state["client"] = client
         if path.startswith(ADMIN_PREFIXES) and not client.key.admin:
             raise ApiError(403, "this needs an admin key", code="admin_key_required")
-        if self._num_open > self._settings.max_connections:
-            raise unavailable(f"{self._num_open} requests are open, the most there may be")
         if scope["method"] == "GET":
             return None
         client.enter()
@@ -119,7 +114,8 @@ class Gate:
         if name and not is_loopback(name) and name not in settings.allowed_hosts:
             raise ApiError(
                 403,
-                f"host {name[:80]!r} is not allowed without keys; call 127.0.0.1 or localhost",
+                f"host {name[:80]!r} is not allowed without keys; call 127.0.0.1 or localhost, "
+                "or allow the name with --allowed-host",
                 code="host_not_allowed",
             )
 

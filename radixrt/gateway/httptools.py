@@ -19,8 +19,18 @@ _TOO_LARGE = (
 )
 
 
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose headers are too long or too slow."""
+    """Closes a connection whose headers are too long or too slow, or that is one too many."""
+
+    def __init__(self, *args: Any, max_connections: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._max_connections = max_connections
 
     _header_bytes = 0
     _is_in_headers = True
@@ -28,6 +38,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -35,6 +49,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         super().data_received(data)
         # What arrived with the last of the headers was parsed already and is no part of them.
         if self._is_in_headers and not self.transport.is_closing():

@@ -46,6 +46,9 @@ TICK_S = 0.1
 WATCH_S = 1.0
 """How often an open link looks after pings."""
 
+_POLLIN = int(zmq.POLLIN)
+"""As a number: combining flags of an enumeration makes a new one each time."""
+
 _MAX_MESSAGES_A_ROUND = 64
 """ZeroMQ messages handled before other events of the loop get their turn."""
 
@@ -184,7 +187,7 @@ class RuntimeLink:
         except zmq.Again:
             return False
         # The descriptor tells of changes only: what came during the send may have used it up.
-        if int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if int(socket.get(zmq.EVENTS)) & _POLLIN:
             self._loop.call_soon(self._on_readable)
         return True
 
@@ -195,7 +198,7 @@ class RuntimeLink:
         for _ in range(_MAX_MESSAGES_A_ROUND):
             if socket is None or socket is not self._socket:
                 return
-            if not int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            if not int(socket.get(zmq.EVENTS)) & _POLLIN:
                 return
             for frame in socket.recv_multipart(zmq.NOBLOCK):
                 try:
@@ -280,7 +283,7 @@ class RuntimeLink:
 
     def _set_phase(self, phase: str, detail: str) -> None:
         if (phase, detail) != (self.phase, self.detail):
-            log.info("runtime: %s %s", phase, detail)
+            log.debug("runtime: %s %s", phase, detail)  # the server tells it itself
         self.phase, self.detail = phase, detail
 
     # ------------------------------------------------------------ connection
@@ -309,6 +312,8 @@ class RuntimeLink:
         self._disconnect()
         self.welcome, self._is_described = None, False
         phase = "restarting" if self._was_open else "connecting"
+        if self._exchanges:
+            log.warning("%d generations failed: %s", len(self._exchanges), reason)
         self._set_phase(phase, reason)
         self._fail_all(reason)
         if not self._is_closed:
@@ -325,7 +330,7 @@ class RuntimeLink:
     def _on_event(self) -> None:
         monitor = self._monitor
         is_lost = False
-        while not monitor.closed and int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
+        while not monitor.closed and int(monitor.get(zmq.EVENTS)) & _POLLIN:
             zmq.utils.monitor.recv_monitor_message(monitor, zmq.NOBLOCK)
             is_lost = True
         if is_lost and self._has_greeted:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -54,7 +55,7 @@ def serve(settings: GatewaySettings, listener: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             build_app(settings),
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, max_connections=settings.max_connections),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
             lifespan="on",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from radixrt.gateway.answers import JsonResponse
+from radixrt.gateway.errors import ApiError
 from radixrt.gateway.metrics import exposition
 from radixrt.gateway.openapi import described
 from radixrt.gateway.service import Service
 from radixrt.protocol import Flush, Stats
 
 
-def answers_page(answers: Counter[tuple[str, int]]) -> bytes:
+def own_page(answers: Counter[tuple[str, int]], *, is_ready: bool) -> bytes:
     """Return the part of the page of metrics that only this process knows."""
+    ready = GaugeMetricFamily("radixrt_ready", "Whether generations are taken.", float(is_ready))
     family = CounterMetricFamily(
         "radixrt_http_responses",
         "HTTP answers; status 0: the client left.",
@@ -28,7 +31,7 @@ def answers_page(answers: Counter[tuple[str, int]]) -> bytes:
     for (name, status), count in sorted(answers.items()):
         family.add_metric((name, str(status)), count)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(family))
+    registry.register(_Families(ready, family))
     return generate_latest(registry)
 
 
@@ -61,8 +64,10 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/metrics", **described(None, "Counters for Prometheus."))
     async def metrics() -> Response:
-        stats = await link.ask(Stats, timeout_s=5.0)
-        return Response(exposition(stats), media_type=CONTENT_TYPE_LATEST)
+        page = own_page(service.answers, is_ready=link.is_ready)
+        with contextlib.suppress(ApiError):  # one that starts or is gone is told to be not ready
+            page = exposition(await link.ask(Stats, timeout_s=5.0)) + page
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     @routes.post("/flush_cache", **described(None, "Drop what is cached; SGLang's name."))
     @routes.post("/admin/flush", **described(None, "Drop what is cached and not in use."))

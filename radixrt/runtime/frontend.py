@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from radixrt.config import RuntimeConfig
-from radixrt.errors import CallFailed, InvalidArgument, ProtocolError
+from radixrt.errors import ProtocolError
 from radixrt.protocol import (
     MAX_FRAME_BYTES,
     VERSION,
@@ -23,33 +23,23 @@ from radixrt.protocol import (
     Cancel,
     Close,
     Credit,
-    DescribeTokenizer,
-    Detokenize,
     Explain,
     Failed,
-    Flush,
     Generate,
     Goodbye,
     Hello,
     Hold,
-    Inspect,
     Limits,
     Message,
     ModelInfo,
     Open,
     Phase,
     Ping,
-    Pong,
     Read,
     Release,
-    Reply,
-    Restore,
-    Save,
     Select,
     State,
-    Stats,
     ToClient,
-    Tokenize,
     Welcome,
 )
 from radixrt.runtime.branch_runner import BranchRunner
@@ -60,42 +50,23 @@ from radixrt.runtime.calls import Call, GenerateCall, QuestionCall, SelectCall
 from radixrt.runtime.chat import ChatFormat
 from radixrt.runtime.engine_link import EngineLink
 from radixrt.runtime.outbox import Outbox
+from radixrt.runtime.pings import Pings
+from radixrt.runtime.questions import Question, Questions
 from radixrt.runtime.sessions import MAX_BRANCHES, MISSED_PINGS, PING_INTERVAL_S, Session
 from radixrt.runtime.token_questions import TokenQuestions
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import (
     Done,
     EngineFailed,
-    EnginePing,
     EnginePong,
     EngineReply,
-    FlushCache,
     FromEngine,
     Progress,
-    QueryStats,
     Ready,
-    RestoreCache,
-    SaveCache,
     Scored,
     Step,
     ToEngine,
 )
-
-Question = (
-    Read
-    | Explain
-    | Save
-    | Restore
-    | Flush
-    | Stats
-    | Tokenize
-    | Detokenize
-    | DescribeTokenizer
-    | Inspect
-)
-
-PROBE_INTERVAL_S = 1.0
-"""How often the engine's loop is asked how late it is."""
 
 DEFAULT_DEADLINE_S = 3600.0
 """Bound of a call that names no deadline."""
@@ -128,9 +99,6 @@ class Frontend:
         self._epoch = uuid.uuid4().hex
         self._ids = itertools.count(1)
         self._sessions: dict[bytes, Session] = {}
-        self._pings: dict[int, tuple[bytes, int]] = {}
-        self._down_since = 0.0
-        self._next_probe = 0.0
         self._state = State("ready")
         self._outbox = Outbox(send_client)
         self._engine = EngineLink(send_engine)
@@ -148,8 +116,13 @@ class Frontend:
             vocab_size=ready.vocab_size,
             max_context=ready.max_context,
         )
-        self._tokens = TokenQuestions(
-            tokenizer, chat, vocab_size=ready.vocab_size, max_context=ready.max_context
+        self._pings = Pings(
+            self._engine,
+            self._outbox,
+            self._calls.metrics.loop_lag,
+            ids=self._ids,
+            clock=clock,
+            most=4 * config.max_clients,
         )
         self._limits = Limits(
             max_frame_bytes=MAX_FRAME_BYTES,
@@ -164,6 +137,18 @@ class Frontend:
             vocab_size=ready.vocab_size,
             context_length=ready.max_context,
             has_chat_template=chat.is_template,
+        )
+        self._questions = Questions(
+            self._calls,
+            self._engine,
+            TokenQuestions(
+                tokenizer, chat, vocab_size=ready.vocab_size, max_context=ready.max_context
+            ),
+            ids=self._ids,
+            counters=self._counters,
+            sessions=self._sessions,
+            epoch=self._epoch,
+            model_name=self._model.name,
         )
 
     # ------------------------------------------------------------ what happens
@@ -195,13 +180,11 @@ class Frontend:
                 case Scored():
                     self._calls.on_scored(message)
                 case EngineReply():
-                    self._calls.on_reply(message, self._completed)
+                    self._calls.on_reply(message, self._questions.completed)
                 case EngineFailed():
                     self._calls.on_failed(message)
                 case EnginePong():
-                    self._calls.metrics.loop_lag.observe(message.lag_ms / 1000)
-                    if (ping := self._pings.pop(message.seq, None)) is not None:
-                        self._outbox.put(ping[0], Pong(ping[1], message.lag_ms))
+                    self._pings.pong(message)
                 case Ready():
                     self._engine.came_up()
                     self._tell("ready")
@@ -217,11 +200,8 @@ class Frontend:
         them again."""
         self._engine.went_down()
         self._calls.metrics.engine_restarts += 1
-        self._down_since = self._clock()
         self._calls.fail_dispatched(reason)
-        for client_id, seq in self._pings.values():
-            self._outbox.put(client_id, Pong(seq, 0.0))
-        self._pings.clear()
+        self._pings.went_down()
         self._tell("restarting", reason)
         self._settle()
 
@@ -229,9 +209,7 @@ class Frontend:
         """End calls whose deadline has passed and drop clients that are gone."""
         now = self._clock()
         self._calls.expire(now)
-        if now >= self._next_probe and self._engine.is_up:
-            self._next_probe = now + PROBE_INTERVAL_S
-            self._engine.post(EnginePing(next(self._ids), time.monotonic()))
+        self._pings.probe()
         if self._watches_clients:
             silence = MISSED_PINGS * self._ping_interval_s
             for session in list(self._sessions.values()):
@@ -351,7 +329,7 @@ class Frontend:
                     call.credit += max(0, message.chunks)
                     self._calls.send_chunks(call)
             case Ping():
-                self._on_ping(session, message)
+                self._pings.ping(session.client_id, message.seq)
             case Goodbye():
                 self._drop(session, None)
             case _ if isinstance(message, Question):
@@ -419,51 +397,7 @@ class Frontend:
         if branch is not None:
             self._runner.queue(branch, call)
             return
-        match message:
-            case Explain(last=last):
-                accounts = self._calls.accounts.recent(last)
-                self._calls.answer(call, Reply(call.id, {"calls": accounts}))
-            case Save(path=path):
-                self._calls.dispatch(call, [SaveCache(next(self._ids), path)])
-            case Restore(path=path):
-                self._calls.dispatch(call, [RestoreCache(next(self._ids), path)])
-            case Flush():
-                self._calls.dispatch(call, [FlushCache(next(self._ids))])
-            case Tokenize() | Detokenize() | DescribeTokenizer() as question:
-                self._on_token_question(call, question)
-            case Inspect():
-                if not self._engine.is_up:
-                    text = "the engine is being restarted"
-                    self._calls.fail(call, "engine_fault", text, retryable=True)
-                    return
-                asked = self._calls.watched.question(next(self._ids), message)
-                self._calls.dispatch(call, [asked])
-            case _ if not self._engine.is_up:  # what is known without it, at once
-                self._calls.answer(call, Reply(call.id, self._counters()))
-            case _:
-                self._calls.dispatch(call, [QueryStats(next(self._ids))])
-
-    def _on_token_question(
-        self, call: QuestionCall, question: Tokenize | Detokenize | DescribeTokenizer
-    ) -> None:
-        try:
-            data = self._tokens.answer(call.session, question)
-        except (InvalidArgument, CallFailed) as error:
-            code = error.code if isinstance(error, CallFailed) else "bad_request"
-            self._calls.fail(call, code, str(error))
-        else:
-            self._calls.answer(call, Reply(call.id, data))
-
-    def _on_ping(self, session: Session, message: Ping) -> None:
-        if not self._engine.is_up:
-            lag_ms = 1000 * (self._clock() - self._down_since)
-            self._outbox.put(session.client_id, Pong(message.seq, lag_ms))
-            return
-        seq = next(self._ids)
-        self._pings[seq] = (session.client_id, message.seq)
-        if len(self._pings) > 4 * self._config.max_clients:
-            self._pings.pop(next(iter(self._pings)))
-        self._engine.post(EnginePing(seq, time.monotonic()))
+        self._questions.ask(call)
 
     def _admit(self, session: Session, call_id: int, branch_id: int) -> Branch | None:
         """Return the branch of a call that may be queued; else refuse the call."""
@@ -502,25 +436,6 @@ class Frontend:
         if (waiting := self._calls.num_calls) >= self._config.max_queue:
             return "queue", f"{waiting} calls wait for this runtime, the most it takes"
         return None
-
-    def _completed(self, call: QuestionCall, data: dict[str, Any]) -> dict[str, Any]:
-        """Return the engine's answer to a question with the frontend's part."""
-        match call.op:
-            case Stats():
-                both = data | (own := self._counters())
-                if "histograms" in own and "histograms" in data:
-                    both["histograms"] = data["histograms"] | own["histograms"]
-                return both
-            case Inspect():
-                return self._calls.watched.answer(
-                    call.op,
-                    data,
-                    self._calls.whose,
-                    self._sessions.values(),
-                    self._epoch,
-                    self._model.name,
-                )
-        return data
 
     def _counters(self) -> dict[str, Any]:
         return {

@@ -124,6 +124,16 @@ class GatewayProcess:
         self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
         return f"died (exit code {code}); it is started again"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def terminate(self) -> None:
+        """Tell the process to end; it is not started again."""
+        self._start_at = None
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
     def stop(self, timeout_s: float) -> None:
         """End the process, in the end by force."""
         process, self._start_at = self._process, None

@@ -36,6 +36,9 @@ from radixrt.runtime.wire import EngineFailed, FromEngine, Progress, Ready
 TICK_S = 0.1
 """How often the loop looks at deadlines, the engine's process and signals at least."""
 
+EXIT_POLL_S = 0.02
+"""How often a process that was told to end is looked at."""
+
 FAREWELL_S = 1.0
 """How long a runtime that ends waits for its clients to have read everything."""
 
@@ -82,6 +85,7 @@ class Server:
         self._is_engine_up = False
         self._is_announced = False
         self._num_stop_signals = 0
+        self._drain_until: float | None = None
         self._poller = zmq.Poller()
         self._engine_socket: zmq.Socket[bytes] | None = None
         self._clients: list[ClientSocket] = []
@@ -165,7 +169,6 @@ class Server:
                 raise EngineFault(f"the engine process ended while it started (exit code {code})")
 
     def _serve(self, frontend: Frontend) -> None:
-        drain_until: float | None = None
         next_tick = 0.0
         while True:
             due = frontend.next_deadline
@@ -178,13 +181,14 @@ class Server:
                 next_tick = now + TICK_S
             if not self._is_announced:
                 self._announce()
-            if self._num_stop_signals == 1 and drain_until is None:
-                drain_until = now + self._config.drain_s
+            if self._num_stop_signals == 1 and self._drain_until is None:
+                self._drain_until = now + self._config.drain_s
                 frontend.drain()
                 self._report.event("draining", calls=frontend.num_calls)
             if self._num_stop_signals > 1:
                 return
-            if drain_until is not None and (frontend.num_calls == 0 or now >= drain_until):
+            until = self._drain_until
+            if until is not None and (frontend.num_calls == 0 or now >= until):
                 return
 
     def _poll(self, wait_s: float) -> None:
@@ -221,9 +225,18 @@ class Server:
         if self._clients:
             self._await_farewells(client_ids)
         if self._gateway is not None:
-            self._gateway.stop(0.0 if self._num_stop_signals > 1 else FAREWELL_S)
+            self._end_gateway(self._gateway)
         for clients in self._clients:
             clients.close()
+
+    def _end_gateway(self, gateway: GatewayProcess) -> None:
+        """Let the HTTP process hand over its answers, to slow readers too, as long as the drain
+        lasts; a second stop signal ends it at once."""
+        gateway.terminate()
+        until = max(self._drain_until or 0.0, time.monotonic() + FAREWELL_S)
+        while gateway.is_running and self._num_stop_signals < 2 and time.monotonic() < until:
+            time.sleep(EXIT_POLL_S)
+        gateway.stop(0.0)
 
     def _await_farewells(self, client_ids: set[bytes]) -> None:
         """Keep the clients' sockets open until each of them has answered the goodbye.

@@ -63,7 +63,7 @@ class Tree:
             lease.release()
             return
         pages = np.concatenate([lease.pages, self.cache.take(needed)])
-        lease.note_use(ids)
+        lease.note_use()
         lease.drop_tail()
         self.allocator.give(lease.extend(ids, pages, final=True).duplicates)
         if hold:

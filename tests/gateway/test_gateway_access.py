@@ -277,6 +277,16 @@ def test_more_than_may_wait_is_refused_and_nothing_of_it_begins(nano: Nano) -> N
     await_stats(nano.endpoint, lambda stats: stats["client_calls"] <= 1)
 
 
+def test_connections_are_bounded(nano: Nano) -> None:
+    with gateway(nano.endpoint, max_connections=3) as served, contextlib.ExitStack() as stack:
+        address = urlsplit(served.url)
+        for _ in range(3):
+            stack.enter_context(socket.create_connection((address.hostname, address.port)))
+        with socket.create_connection((address.hostname, address.port), timeout=20) as refused:
+            assert _received(refused).startswith(b"HTTP/1.1 503")
+            assert _received(refused) == b""
+
+
 def _received(connection: socket.socket) -> bytes:
     try:
         return connection.recv(65536)

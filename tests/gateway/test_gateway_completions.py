@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,3 +197,14 @@ def test_a_salt_has_a_cache_of_its_own(api: Gateway) -> None:
     assert cached(cache_salt="mine") == 0
     assert cached(cache_salt="mine") > 16
     assert cached(cache_salt="yours") == 0
+
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "http.md"
+EXAMPLE = re.compile(r"curl http://127\.0\.0\.1:8000(\S+) -H '[^']+' -d '([^']+)'")
+
+
+@pytest.mark.parametrize(("path", "body"), EXAMPLE.findall(PAGE.read_text(encoding="utf-8")))
+def test_the_examples_of_the_page_are_answered(api: Gateway, path: str, body: str) -> None:
+    fields = json.loads(body)
+    fields.setdefault("max_tokens", 60)
+    assert api.ok(path, **fields)["choices"]

@@ -107,6 +107,7 @@ def test_before_the_runtime_is_there_requests_are_told_to_wait(model: Path, tmp_
         assert served.http.get("/health").status_code == 200
         ready = served.http.get("/ready")
         assert (ready.status_code, ready.json()["status"]) == (503, "connecting")
+        assert "radixrt_ready 0.0" in served.http.get("/metrics").text
         answer = served.post(COMPLETIONS, prompt="x")
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
@@ -114,6 +115,9 @@ def test_before_the_runtime_is_there_requests_are_told_to_wait(model: Path, tmp_
         with serving(model, tmp_path, endpoint=endpoint, engine=["--step-s", STEP_S]) as runtime:
             runtime.await_ready()
             served.await_phase("ready")
+            page = served.http.get("/metrics").text
+            assert "radixrt_ready 1.0" in page
+            assert 'radixrt_http_responses_total{key="anyone",status="503"} 1.0' in page
             assert served.ok(COMPLETIONS, prompt="x", max_tokens=2)["usage"]["total_tokens"] > 2
             engine_death(served, runtime)
             runtime_death(served, runtime)

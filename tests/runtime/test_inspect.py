@@ -136,5 +136,14 @@ def test_texts_are_told_only_when_they_are_asked_for(backend: rt.Backend) -> Non
     assert all(run.text is None for run in path)
 
 
+def test_a_picture_that_has_grown_too_large_begins_anew(backend: rt.Backend) -> None:
+    picture = Picture(max_nodes=4)
+    for _ in range(3):
+        ask.run(fresh(), backend=backend)
+        look(backend, picture)
+    assert picture.generation == 0
+    assert backend.inspect(picture.generation).is_full
+
+
 def test_a_node_that_has_gone_has_no_path(backend: rt.Backend) -> None:
     assert backend.inspect_node(10**9).path is None

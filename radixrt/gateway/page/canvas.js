@@ -111,9 +111,7 @@ class TreeCanvas {
     const warmth = node.locked ? 1 : Math.max(0, 1 - node.idle / 120);
     c.globalAlpha = base * (this.cold + (1 - this.cold) * warmth);
     c.fillStyle = node.tier === "host" ? colours.host : colours.device;
-    c.beginPath();
-    c.roundRect(x, y, w, h, radius);
-    c.fill();
+    this.fill(x, y, w, h, radius);
     c.globalAlpha = base;
     // What a slower tier has as well is a seam along the lower edge.
     if (h >= 6) {
@@ -129,9 +127,7 @@ class TreeCanvas {
     if (age >= GLOW_MS) return false;
     c.globalAlpha = base * (1 - age / GLOW_MS) ** 1.5 * 0.42;
     c.fillStyle = colours.glow;
-    c.beginPath();
-    c.roundRect(x, y, w, h, radius);
-    c.fill();
+    this.fill(x, y, w, h, radius);
     c.globalAlpha = base;
     this.pulse(node, now);
     return true;
@@ -155,6 +151,15 @@ class TreeCanvas {
     c.fillStyle = paint;
     c.fillRect(from, y, to - from, h);
     c.globalAlpha = base;
+  }
+
+  // Most bands are thin, and corners of them nobody sees.
+  fill(x, y, w, h, radius) {
+    const { context: c } = this;
+    if (h < 5) return c.fillRect(x, y, w, h);
+    c.beginPath();
+    c.roundRect(x, y, w, h, radius);
+    c.fill();
   }
 
   seam(x, y, w, h, colour) {

@@ -38,12 +38,14 @@ function layOut(picture, zoom, width, height) {
   const reach = Math.max(1, ...tops.map((top) => measured.get(top.id).reach));
   const scale = Math.min(4, (width - 6) / reach);
   const shown = [], mores = [];
-  const place = (nodes, x, y, h, isTop) => {
+  const place = (nodes, x, y, h, isTop, unseen = 0) => {
     const sorted = nodes.length > 1 ? [...nodes].sort((a, b) => measured.get(a.id).first - measured.get(b.id).first) : nodes;
-    const total = sorted.reduce((sum, n) => sum + measured.get(n.id).weight, 0);
-    const each = h / sorted.length;
+    // Runs that the runtime did not tell of, for they are too many, share a place at the end.
+    const rest = unseen ? 3 * Math.sqrt(unseen) : 0;
+    const total = sorted.reduce((sum, n) => sum + measured.get(n.id).weight, rest);
+    const each = h / Math.max(1, sorted.length);
     const gap = isTop ? ROOT_GAP : each > 5 ? GAP : each > 2 ? 0.5 : 0;
-    const room = h - gap * (sorted.length - 1);
+    const room = h - gap * (sorted.length - (rest ? 0 : 1));
     let at = y, hidden = 0, hiddenFrom = y;
     const flush = () => {
       if (hidden) mores.push({ x, y: hiddenFrom, w: MORE_WIDTH, h: Math.max(1.5, at - hiddenFrom - gap), count: hidden });
@@ -66,10 +68,12 @@ function layOut(picture, zoom, width, height) {
       node.idle = picture.now - m.used;
       shown.push(node);
       const next = children.get(node.id);
-      if (next) place(next, x + w + (w ? GAP : 0), at, node.target.h, false);
+      const told = (next ?? []).filter((child) => child.tier === node.tier).length;
+      if (next || node.children) place(next ?? [], x + w + (w ? GAP : 0), at, node.target.h, false, Math.max(0, node.children - told));
       at += own + gap;
     }
     flush();
+    if (rest) mores.push({ x, y: at, w: MORE_WIDTH, h: Math.max(1.5, Math.min(y + h - at, room * (rest / total))), count: unseen });
   };
   for (const node of picture.nodes.values()) node.target = null;
   place(tops, 3, 2, height - 4, true);

@@ -34,7 +34,7 @@ from radixrt.protocol import (
     decode,
     encode,
 )
-from radixrt.runtime.endpoints import read_allowed
+from radixrt.runtime.endpoints import ServerCurve, check_endpoint, read_allowed
 from radixrt.runtime.server import Server
 from radixrt.transport import ClientCurve, Transport, ZmqTransport
 
@@ -256,6 +256,14 @@ def test_an_endpoint_that_must_not_be_bound_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="endpoint"):
         Server(RuntimeConfig(model=model_directory, endpoint=endpoint))
+
+
+def test_an_open_endpoint_has_to_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match="--insecure"):
+        check_endpoint("tcp://0.0.0.0:5555", None)
+    check_endpoint("tcp://0.0.0.0:5555", None, is_open=True)
+    with pytest.raises(ConfigError, match="curve keys are for tcp"):
+        check_endpoint("ipc:///tmp/x", ServerCurve(Path("secret"), Path("allow")))
 
 
 def test_allowed_keys_are_the_first_words_of_lines(tmp_path: Path) -> None:
