@@ -18,7 +18,7 @@ class Client:
     requirements: tuple[str, ...]
     script: str
     exercised: str
-    timeout_s: float = 300.0
+    timeout_s: float = 600.0
     torch: bool = False
 
 
@@ -92,8 +92,8 @@ CLIENTS = (
         ("lm-eval[api]", *_PROGRAMS),
         "with_lm_eval.py",
         "a local jsonl task, multiple choice, perplexity and generation: local-completions, "
-        "local-chat-completions, in process; scores with the cache on, off and flushed",
-        timeout_s=600.0,
+        "local-chat-completions, over ZeroMQ; scores with the cache on, off, flushed and evicted",
+        timeout_s=1200.0,
     ),
     Client(
         "guidellm",
@@ -109,7 +109,6 @@ CLIENTS = (
         ("schemathesis",),
         "with_schemathesis.py",
         "requests made up from /openapi.json: none is answered with a server error",
-        timeout_s=600.0,
     ),
     Client(
         "sglang-router",
@@ -124,7 +123,6 @@ CLIENTS = (
         ("ray[data]", *_PROGRAMS),
         "with_ray.py",
         "examples/ray_batch.py: the few-shot evaluation over Ray Data",
-        timeout_s=600.0,
     ),
 )
 """In the order of the table."""

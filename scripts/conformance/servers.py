@@ -15,7 +15,7 @@ from pathlib import Path
 PYTHON = os.environ.get("CONFORMANCE_SERVE", sys.executable)
 """The interpreter of the environment that has radixrt."""
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)

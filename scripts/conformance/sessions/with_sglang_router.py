@@ -60,7 +60,7 @@ def router(urls: list[str]) -> Iterator[str]:
             assert process.poll() is None, "the router ended"
             assert time.monotonic() < deadline, "the router does not answer"
             try:
-                with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+                with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
                     if answer.status == 200:
                         break
             except (urllib.error.URLError, OSError):
