@@ -267,9 +267,9 @@ def main() -> None:
                 for part, seconds in cpu_of(pid).items():
                     used = seconds - before.get(part, 0.0)
                     spent[name][part] = spent[name].get(part, 0.0) + used
-        for number in range(options.singles):
+        for number in range(-(-options.singles // 10)):
             for name in sorted(ways, reverse=bool(number % 2)):
-                single[name] += ways[name].run(1, 1, 4).ttfts
+                single[name] += ways[name].run(1, 10, 4).ttfts  # over one connection
         ways["ZeroMQ"].close()
 
     print(
