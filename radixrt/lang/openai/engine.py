@@ -84,6 +84,7 @@ class Engine:
         try:
             self._loop.run_forever()
             self._loop.run_until_complete(self._end())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()
             self.transport.fail(TransportError("the session with the endpoint is closed"))
