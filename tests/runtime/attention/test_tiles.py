@@ -196,6 +196,7 @@ def test_shares_take_all_pieces_in_order_and_about_as_much_work_each(
         for (work, at), after in zip(pieces, nexts, strict=True)
     ]
     even = max(unit, -(-sum(sizes) // shares))
-    most = even + 2 * (max(unit, even // 8) + TILE_COST)
+    # A bound moves by half a unit to fall on one, and by an eighth of a share to fall on an edge.
+    most = even + 2 * (unit // 2 + max(unit // 4, even // 8) + TILE_COST)
     for first, last in itertools.pairwise(share_start.tolist()):
         assert sum(sizes[first:last]) <= most

@@ -196,9 +196,11 @@ def test_a_second_signal_ends_at_once(model_directory: Path, tmp_path: Path) -> 
     with serving(model_directory, tmp_path, drain_s=600.0, engine=engine) as runtime:
         runtime.await_ready()
         client = runtime.connect()
+        client.send([Hello(watch=True)])
         ask(client, [*PROGRAM[:2], Generate(1, 1, Sampling(max_tokens=400), stream=True)], 1)
         runtime.terminate()
-        # Draining: new calls are refused, to be tried elsewhere.
+        receive_until(client, lambda got: any(_is_draining(message) for message in got))
+        # New calls are refused, to be tried elsewhere.
         client.send([Open(2), Append(2, (Part("text", "dog"),)), Generate(2, 2)])
         got = receive_until(client, lambda got: any(isinstance(m, Failed) for m in got))
         refused = next(m for m in got if isinstance(m, Failed))
@@ -206,6 +208,10 @@ def test_a_second_signal_ends_at_once(model_directory: Path, tmp_path: Path) -> 
         runtime.terminate()
         assert runtime.wait() == 0
         client.close()
+
+
+def _is_draining(message: object) -> bool:
+    return isinstance(message, State) and message.phase == "draining"
 
 
 # ---------------------------------------------------------------- the lobby alone
