@@ -5,8 +5,8 @@ the device needs for them. A recorded graph reads and writes the same memory eac
 step's arrays and the attention's plan are copied into place before it is replayed. A graph computes
 a fixed number of tokens, whosever they are: decoding rows, small chunks of prompts, or both. There
 is one for some numbers; a step runs in the fastest one that is large enough (not always the next
-larger one: libraries have products of some sizes that take longer than larger ones), and the tokens
-beyond its own are rows of nobody, which write to the page that belongs to nobody.
+larger one: products of some sizes take longer than larger ones), and the tokens beyond its own are
+rows of nobody, which write to the page that belongs to nobody.
 """
 
 from __future__ import annotations
