@@ -110,7 +110,7 @@ class RadixEngine:
         import torch
 
         from radixrt.config import RuntimeConfig
-        from radixrt.runtime.assemble import build_loop
+        from radixrt.runtime.engine.assemble import build_loop
 
         torch.set_num_threads(threads)
         self._inbox: list[Any] = []

@@ -26,15 +26,15 @@ from host_step import CPU, VOCAB_SIZE, NoAttention, NoModel, NoOps, _fields, fil
 from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
-from radixrt.runtime.engine import Engine
-from radixrt.runtime.kv import KvPool, KvSpace
-from radixrt.runtime.loop import EngineLoop
-from radixrt.runtime.metrics import Metrics
-from radixrt.runtime.open_calls import OpenCalls
-from radixrt.runtime.refusals import Capacity
-from radixrt.runtime.request import GREEDY
-from radixrt.runtime.scheduler import Limits, Scheduler
-from radixrt.runtime.slots import SlotTable
+from radixrt.runtime.engine.loop import EngineLoop
+from radixrt.runtime.engine.metrics import Metrics
+from radixrt.runtime.engine.open_calls import OpenCalls
+from radixrt.runtime.engine.refusals import Capacity
+from radixrt.runtime.forward.engine import Engine
+from radixrt.runtime.scheduling.kv import KvPool, KvSpace
+from radixrt.runtime.scheduling.request import GREEDY
+from radixrt.runtime.scheduling.scheduler import Limits, Scheduler
+from radixrt.runtime.scheduling.slots import SlotTable
 from radixrt.runtime.wire import Done, FromEngine, Run, Step, ToEngine, TokenSampling, pack_ids
 
 NEW_TOKENS = 40

@@ -156,7 +156,7 @@ def _ms(values: list[float]) -> str:
 
 
 def serve(model: Path | None, memory: str, ready_file: Path) -> None:
-    from radixrt.runtime.server import Server
+    from radixrt.runtime.serving.server import Server
 
     config = RuntimeConfig(model=model, memory=memory)
     command = (sys.executable, __file__, "--engine")
@@ -165,9 +165,9 @@ def serve(model: Path | None, memory: str, ready_file: Path) -> None:
 
 def run_engine(endpoint: str) -> None:
     """The engine process with a channel that notes times."""
-    from radixrt.runtime.assemble import build_loop
     from radixrt.runtime.channel import ZmqEngineChannel
-    from radixrt.runtime.supervisor import load_config
+    from radixrt.runtime.engine.assemble import build_loop
+    from radixrt.runtime.serving.supervisor import load_config
     from radixrt.runtime.wire import EngineReply, FromEngine, Run, Step, ToEngine
 
     class TimingChannel(ZmqEngineChannel):

@@ -28,8 +28,8 @@ from radixrt.protocol import (
     decode,
     encode,
 )
-from radixrt.runtime.chat import load_chat_format
-from radixrt.runtime.frontend import Frontend
+from radixrt.runtime.frontend.chat import load_chat_format
+from radixrt.runtime.frontend.frontend import Frontend
 from radixrt.runtime.tokenizer import Tokenizer
 
 T = TypeVar("T")

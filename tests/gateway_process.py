@@ -140,7 +140,7 @@ _SERVE_NANO = """
 import sys
 from pathlib import Path
 from radixrt.config import RuntimeConfig
-from radixrt.runtime.server import Server
+from radixrt.runtime.serving.server import Server
 Server(RuntimeConfig(memory="256MiB", device="cpu"), ready_file=Path(sys.argv[1])).run()
 """
 

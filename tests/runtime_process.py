@@ -24,9 +24,9 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from radixrt.config import RuntimeConfig
-from radixrt.runtime.endpoints import ServerCurve
-from radixrt.runtime.gateway_process import HttpService
-from radixrt.runtime.server import Server
+from radixrt.runtime.serving.endpoints import ServerCurve
+from radixrt.runtime.serving.gateway_process import HttpService
+from radixrt.runtime.serving.server import Server
 given = json.loads(sys.argv[1])
 curve = ServerCurve(*map(Path, given["curve"])) if given["curve"] else None
 config = RuntimeConfig(

@@ -20,7 +20,7 @@ from radixrt.errors import ConfigError, ModelError, TransportError
 from radixrt.local import start_local
 from radixrt.protocol import Append, Finished, Generate, Goodbye, Open, Part, Sampling
 from radixrt.runtime.local import LocalRuntime
-from radixrt.runtime.supervisor import dump_config, load_config
+from radixrt.runtime.serving.supervisor import dump_config, load_config
 
 
 def radixrt(*arguments: str) -> subprocess.CompletedProcess[str]:

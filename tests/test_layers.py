@@ -139,7 +139,7 @@ def test_nothing_received_can_become_code() -> None:
         ("import radixrt.cli", CLIENT_NEVER_LOADS),
         ("import radixrt.doctor.command, radixrt.doctor.facts", CLIENT_NEVER_LOADS),
         ("import radixrt.bench.command", ("torch", "transformers")),
-        ("import radixrt.runtime.server", ("torch", "transformers")),
+        ("import radixrt.runtime.serving.server", ("torch", "transformers")),
         ("import radixrt.runtime.local", ("torch", "transformers")),
     ],
 )

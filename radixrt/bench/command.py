@@ -22,7 +22,7 @@ from radixrt.bench.workloads import WORKLOADS
 from radixrt.config import RuntimeConfig
 from radixrt.errors import ConfigError, EngineFault
 from radixrt.html_report import check_path
-from radixrt.runtime.supervisor import dump_config
+from radixrt.runtime.serving.supervisor import dump_config
 
 
 def run_bench(

@@ -21,10 +21,10 @@ from radixrt.bench.measure import measure
 from radixrt.bench.workloads import Prompts
 from radixrt.config import RuntimeConfig
 from radixrt.errors import RadixError, failure
-from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
-from radixrt.runtime.request import GREEDY
-from radixrt.runtime.supervisor import load_config
+from radixrt.runtime.engine.assemble import build_loop
+from radixrt.runtime.scheduling.request import GREEDY
+from radixrt.runtime.serving.supervisor import load_config
 from radixrt.runtime.wire import (
     Abort,
     Done,

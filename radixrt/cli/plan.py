@@ -14,7 +14,7 @@ from radixrt.settings import Given
 
 if TYPE_CHECKING:
     from radixrt.config import RuntimeConfig
-    from radixrt.runtime.forecast import Forecast, Machine
+    from radixrt.runtime.engine.forecast import Forecast, Machine
     from radixrt.runtime.model.config import ModelConfig
 
 MODEL_HELP = (
@@ -57,7 +57,7 @@ def plan(
     with reporting():
         from radixrt.config import RuntimeConfig, parse_size
         from radixrt.errors import ConfigError
-        from radixrt.runtime.forecast import machine_here, machine_with, smaller
+        from radixrt.runtime.engine.forecast import machine_here, machine_with, smaller
 
         config: RuntimeConfig = config_of(RuntimeConfig, given)
         if config.device.startswith("cuda") and device_memory:
@@ -117,7 +117,7 @@ def _contexts(asked: list[int] | None, longest: int) -> list[int]:
 def _row(config: RuntimeConfig, model: ModelConfig, machine: Machine, contexts: list[int]) -> Row:
     """Return what one memory setting gives, or why it gives nothing."""
     from radixrt.errors import ConfigError
-    from radixrt.runtime.forecast import forecast
+    from radixrt.runtime.engine.forecast import forecast
 
     row: Row = {"memory": config.memory, "forecast": None, "problem": "", "requests": {}}
     try:

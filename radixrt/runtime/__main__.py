@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--engine"]:
-        from radixrt.runtime.supervisor import run_engine
+        from radixrt.runtime.serving.supervisor import run_engine
 
         sys.exit(run_engine(sys.argv[2]))
     from radixrt.cli import main

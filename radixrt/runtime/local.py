@@ -15,8 +15,8 @@ from radixrt.config import RuntimeConfig
 from radixrt.errors import EngineFault, RadixError, RuntimeUnavailable, TransportError
 from radixrt.protocol import Goodbye, ToClient, ToRuntime
 from radixrt.runtime.channel import EngineChannel, LocalEngineChannel
-from radixrt.runtime.chat import load_chat_format
-from radixrt.runtime.frontend import Frontend
+from radixrt.runtime.frontend.chat import load_chat_format
+from radixrt.runtime.frontend.frontend import Frontend
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import EngineFailed, FromEngine, Ready, Shutdown
 from radixrt.transport import LocalTransport
@@ -60,7 +60,7 @@ class LocalRuntime:
         if not chat.is_template:
             log.warning("%s has no chat template; roles are plain lines", config.model_path)
         if build_loop is None:
-            build_loop = importlib.import_module("radixrt.runtime.assemble").build_loop
+            build_loop = importlib.import_module("radixrt.runtime.engine.assemble").build_loop
         self._engine_thread = threading.Thread(
             target=self._run_engine, args=(build_loop, config), name="radixrt-engine", daemon=True
         )

@@ -12,9 +12,9 @@ import pytest
 
 from radixrt import cli
 from radixrt.config import DEFAULT_MODEL, RuntimeConfig
-from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
-from radixrt.runtime.forecast import forecast, machine_here, machine_with, step_bytes
+from radixrt.runtime.engine.assemble import build_loop
+from radixrt.runtime.engine.forecast import forecast, machine_here, machine_with, step_bytes
 from radixrt.runtime.model.config import read_config
 from radixrt.runtime.wire import FromEngine, Ready
 

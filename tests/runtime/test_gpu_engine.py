@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from radixrt.config import DEFAULT_MODEL, RuntimeConfig
-from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
 from radixrt.runtime.device import HostStream
-from radixrt.runtime.loop import EngineLoop
+from radixrt.runtime.engine.assemble import build_loop
+from radixrt.runtime.engine.loop import EngineLoop
 from radixrt.runtime.model.loader import load_model
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.wire import (

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radixrt.config import RuntimeConfig
-from radixrt.runtime.assemble import build_loop
 from radixrt.runtime.channel import LocalEngineChannel
 from radixrt.runtime.device import FixedUpload, copy_stream
-from radixrt.runtime.graph import _blank, fastest, graph_sizes, pad
+from radixrt.runtime.engine.assemble import build_loop
+from radixrt.runtime.forward.graph import _blank, fastest, graph_sizes, pad
 from radixrt.runtime.wire import Done, FromEngine, Run, Step, TokenSampling, pack_ids
 
 

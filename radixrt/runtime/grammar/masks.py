@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarError
-from radixrt.runtime.plan import Plan
-from radixrt.runtime.request import Request
-from radixrt.runtime.slots import PLACEHOLDER, SlotTable
+from radixrt.runtime.scheduling.plan import Plan
+from radixrt.runtime.scheduling.request import Request
+from radixrt.runtime.scheduling.slots import PLACEHOLDER, SlotTable
 
 
 class Masks(NamedTuple):

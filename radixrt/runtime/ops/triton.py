@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 
 from radixrt.runtime.device import has_dependent_launch
+from radixrt.runtime.forward.sampler import SamplingRows
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.ops.triton_linear import FewRows
 from radixrt.runtime.ops.triton_sampling import sample_rows
-from radixrt.runtime.sampler import SamplingRows
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from radixrt.runtime import device as devices
 
 if TYPE_CHECKING:
     from radixrt.cache.transfer import Mover
-    from radixrt.runtime.kv import KvPool
+    from radixrt.runtime.scheduling.kv import KvPool
 
 
 def choose_mover(pool: KvPool, num_host_pages: int) -> tuple[Mover, devices.HostMemory]:

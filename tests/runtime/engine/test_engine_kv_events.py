@@ -16,7 +16,7 @@ from engine_harness import Runtime as EngineRuntime
 import radixrt as rt
 from radixrt.cache.radix import RadixCache
 from radixrt.errors import ConfigError
-from radixrt.runtime.kv_events import MEDIUM_DEVICE, MEDIUM_HOST, KvEvents
+from radixrt.runtime.engine.kv_events import MEDIUM_DEVICE, MEDIUM_HOST, KvEvents
 from radixrt.runtime.model.decoder import CausalLM
 
 # ---------------------------------------------------------------- vLLM's schema, as a client has it

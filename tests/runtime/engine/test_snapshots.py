@@ -11,9 +11,9 @@ import pytest
 from engine_harness import Runtime
 
 from radixrt.cache.records import Layout
+from radixrt.runtime.engine.snapshots import Snapshots
+from radixrt.runtime.engine.tiers import tiers_of
 from radixrt.runtime.model.decoder import CausalLM
-from radixrt.runtime.snapshots import Snapshots
-from radixrt.runtime.tiers import tiers_of
 from radixrt.runtime.wire import EngineFailed, EngineReply, RestoreCache, SaveCache
 
 PROMPTS = [list(range(3, 60)), [*range(3, 30), *range(60, 100)], list(range(100, 40, -1))]

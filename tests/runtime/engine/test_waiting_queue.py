@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from engine_harness import params
 
-from radixrt.runtime.queue import WaitingQueue
-from radixrt.runtime.request import Request
+from radixrt.runtime.scheduling.queue import WaitingQueue
+from radixrt.runtime.scheduling.request import Request
 
 
 def request(seq: int, match_hint: int = 0, num_retractions: int = 0) -> Request:

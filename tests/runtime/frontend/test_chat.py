@@ -8,7 +8,7 @@ import pytest
 from tiny_tokenizer import CHAT_TEMPLATE, write_model_directory
 
 from radixrt.errors import InvalidArgument, ModelError
-from radixrt.runtime.chat import (
+from radixrt.runtime.frontend.chat import (
     PlainFormat,
     TemplateFormat,
     Turns,

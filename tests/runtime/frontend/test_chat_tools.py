@@ -8,8 +8,8 @@ import pytest
 
 from radixrt.errors import InvalidArgument
 from radixrt.protocol import Part
-from radixrt.runtime.chat import PlainFormat, TemplateFormat, Turns
-from radixrt.runtime.validation import check_parts
+from radixrt.runtime.frontend.chat import PlainFormat, TemplateFormat, Turns
+from radixrt.runtime.frontend.validation import check_parts
 
 HERMES = """{%- if tools %}{{- '<|im_start|>system\nTools:' }}
 {%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{%- endfor %}{{- '<|im_end|>\n' }}

@@ -10,11 +10,11 @@ from tiny_tokenizer import write_model_directory
 
 from radixrt.errors import InvalidArgument
 from radixrt.protocol import Constraint, FieldSampling, Generate, Sampling
-from radixrt.runtime.constraints import grammar_spec, healing_spec
-from radixrt.runtime.outcome import field_scores
-from radixrt.runtime.output_stream import OutputStream
+from radixrt.runtime.frontend.constraints import grammar_spec, healing_spec
+from radixrt.runtime.frontend.outcome import field_scores
+from radixrt.runtime.frontend.output_stream import OutputStream
+from radixrt.runtime.frontend.validation import check_constraint
 from radixrt.runtime.tokenizer import Tokenizer
-from radixrt.runtime.validation import check_constraint
 from radixrt.runtime.wire import Done, EngineUsage, GrammarReport, Sampled, TokenMark
 
 USAGE = EngineUsage(1, 0, 1, 0, 1)

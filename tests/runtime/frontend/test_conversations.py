@@ -22,8 +22,8 @@ from radixrt.protocol import (
     Reply,
     Tokenize,
 )
-from radixrt.runtime.chat import PlainFormat, TemplateFormat
-from radixrt.runtime.conversation import Conversation, marked, pieces, read_conversation
+from radixrt.runtime.frontend.chat import PlainFormat, TemplateFormat
+from radixrt.runtime.frontend.conversation import Conversation, marked, pieces, read_conversation
 
 WEATHER = {
     "type": "function",

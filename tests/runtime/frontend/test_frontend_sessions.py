@@ -30,8 +30,8 @@ from radixrt.protocol import (
     Select,
     Welcome,
 )
-from radixrt.runtime.branches import Segment
-from radixrt.runtime.sessions import MISSED_PINGS, PING_INTERVAL_S
+from radixrt.runtime.frontend.branches import Segment
+from radixrt.runtime.frontend.sessions import MISSED_PINGS, PING_INTERVAL_S
 from radixrt.runtime.wire import Release, Run, unpack_ids
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from radixrt.runtime.gateway_process import HttpService
-from radixrt.runtime.reporter import Reporter, how_to_ask, summary
+from radixrt.runtime.serving.gateway_process import HttpService
+from radixrt.runtime.serving.reporter import Reporter, how_to_ask, summary
 from radixrt.runtime.wire import Progress
 
 INFO: dict[str, Any] = {

@@ -30,8 +30,8 @@ from radixrt.protocol import (
     Stats,
     Welcome,
 )
-from radixrt.runtime import lobby
-from radixrt.runtime.lobby import Lobby
+from radixrt.runtime.serving import lobby
+from radixrt.runtime.serving.lobby import Lobby
 from radixrt.transport import ZmqTransport
 
 PROGRAM = [Open(1), Append(1, (Part("text", "fox"),)), Generate(1, 1, Sampling(max_tokens=3))]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radixrt.errors import InvalidArgument
-from radixrt.runtime.stops import StopMatcher, compile_patterns
+from radixrt.runtime.frontend.stops import StopMatcher, compile_patterns
 
 text = st.text(alphabet="abST ", max_size=30)
 

@@ -1,0 +1,1 @@
+"""The engine process: assembled from a config, its loop, its calls and what it tells."""

@@ -1,0 +1,1 @@
+"""Which request computes what in a step, on which pages, and what becomes of the result."""

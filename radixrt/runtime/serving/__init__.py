@@ -1,0 +1,1 @@
+"""Processes and sockets: the server, the processes that it watches, and what it reports."""
