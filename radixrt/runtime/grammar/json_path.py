@@ -21,7 +21,8 @@ class Level:
 class JsonPath:
     """Reads JSON text byte by byte; the text is valid as far as it goes.
 
-    ``length`` counts the characters of the string that is being written.
+    ``length`` counts the characters of the string that is being written; ``escape`` is the number
+    of characters that an escape in it still takes (1 after the backslash).
     """
 
     levels: list[Level] = field(default_factory=list)
@@ -29,7 +30,7 @@ class JsonPath:
     is_key: bool = False
     in_scalar: bool = False
     length: int = 0
-    _escape: int = 0
+    escape: int = 0
     _key: bytearray = field(default_factory=bytearray)
 
     @property
@@ -64,20 +65,20 @@ class JsonPath:
             self.is_key,
             self.in_scalar,
             self.length,
-            self._escape,
+            self.escape,
             bytearray(self._key),
         )
 
     def _feed_string(self, byte: int) -> None:
         if self.is_key:
             self._key.append(byte)
-        if self._escape:
-            if self._escape == 1 and byte == 0x75:  # \uXXXX
-                self._escape = 5
-            self._escape -= 1
+        if self.escape:
+            if self.escape == 1 and byte == 0x75:  # \uXXXX
+                self.escape = 5
+            self.escape -= 1
             return
         if byte == 0x5C:
-            self._escape = 1
+            self.escape = 1
             self.length += 1
         elif byte == 0x22:
             self.in_string = False

@@ -155,7 +155,8 @@ class LlguidanceMatcher:
         self.check(bitmask)
 
     def check(self, bitmask: NDArray[np.int32]) -> None:
-        """Raise if the mask that was just written is an error's; mend it if that can be mended."""
+        """Complete a mask that ``fill_batch`` has just written. Raises if it is an error's that
+        cannot be mended."""
         if not self.inner.is_error():
             return
         self._rebuild()
@@ -210,17 +211,22 @@ class LlguidanceMatcher:
         """Return an independent matcher in the same state."""
         if self.inner.is_error():
             self._rebuild()
-        inner = self.inner.deep_copy()
-        return LlguidanceMatcher(
-            self._engine, self._grammar, inner, self._token_ids, is_cheap=self._is_cheap
-        )
+        return self._like(self._with(self.inner.deep_copy(), self._token_ids))
 
     def restarted(self) -> LlguidanceMatcher:
         """Return an independent matcher at the beginning."""
-        matcher = self.fork()
-        if not matcher.inner.reset():
-            return self._engine.build(self._grammar)
-        matcher._token_ids.clear()
+        inner = self.inner.deep_copy()
+        if not inner.reset():
+            inner = self._engine.build(self._grammar).inner
+        return self._like(self._with(inner, ()))
+
+    def _with(self, inner: LLMatcher, token_ids: Sequence[int]) -> LlguidanceMatcher:
+        return LlguidanceMatcher(
+            self._engine, self._grammar, inner, token_ids, is_cheap=self._is_cheap
+        )
+
+    def _like(self, matcher: LlguidanceMatcher) -> LlguidanceMatcher:
+        """Return a matcher of this one's kind out of one that has accepted a part of its tokens."""
         return matcher
 
     @property
@@ -232,6 +238,11 @@ class LlguidanceMatcher:
     def is_finished(self) -> bool:
         """Whether nothing but an end token can follow."""
         return not self.inner.is_error() and bool(self.inner.is_stopped())
+
+    @property
+    def is_mask_complete(self) -> bool:
+        """Whether ``check`` has nothing to add to a mask of ``fill_batch``."""
+        return not self.inner.is_error()
 
     @property
     def is_broken(self) -> bool:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.closing import shortest_close, still_closes
 from radixrt.runtime.grammar.compiled import Compiled
-from radixrt.runtime.grammar.counting import Counter
 from radixrt.runtime.grammar.exclusion import Exclusion
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import matches
@@ -77,7 +76,6 @@ class Session:
     allowed: int = 0
     _free: FreeText | None = None
     _at: JsonPath | None = None
-    _counter: Counter | None = None
     _way: list[int] | None = None
     _field: FieldParams | None = None
     _field_tokens: int = 0
@@ -123,9 +121,8 @@ class Session:
         self._heals = at + len(self.spec.heal.encode())
         self._way = list(self.compiled.shortest) if self.compiled.shortest is not None else None
         self._far = max(NEAR_THE_END, FAR_FROM_THE_END * len(self.compiled.shortest or ()))
-        if self.compiled.is_json and (self.compiled.limits or self.spec.fields):
+        if self.compiled.is_json and self.spec.fields:
             self._at = JsonPath()
-            self._counter = Counter(self.compiled.limits, self.vocabulary)
             self._note_field()
         self._note_plain()
 
@@ -154,7 +151,7 @@ class Session:
         """Whether ``restrict`` has nothing to add to the mask that the matcher has just written."""
         return (
             self._is_plain
-            and not self.matcher.inner.is_error()
+            and self.matcher.is_mask_complete
             and len(self.token_ids) >= self.budget.min_tokens
         )
 
@@ -166,8 +163,6 @@ class Session:
                 set_bit(bitmask, token_id)
         if self.exclusion:
             self.exclusion.restrict(bitmask, bytes(self.text[self.bound_at or 0 :]))
-        if self._counter is not None and self._at is not None:
-            self._counter.restrict(bitmask, self._at)
         if len(self.token_ids) < self.budget.min_tokens:
             self._put_off_the_end(bitmask)
         if self.spec.marks or self.exclusion:
@@ -273,8 +268,6 @@ class Session:
         """Accept and return the forced tokens, as many as the budget allows."""
         forced = self.matcher.forced() if self.token_ids else list(self.compiled.opening)
         forced = forced[: self.budget.max_tokens - len(self.token_ids)]
-        if self._counter is not None and self.compiled.limits:
-            return []  # a limit that is counted may forbid what the grammar forces
         if forced and not self.matcher.try_advance(forced):
             return []
         if forced and self._way is not None and self._way[: len(forced)] == forced:
