@@ -76,6 +76,11 @@ class HostClock:
     def work(self, seconds: float) -> None:
         self._waited += seconds
 
+    def sleep(self, seconds: float) -> None:
+        began = time.perf_counter()
+        time.sleep(seconds)
+        self.work(time.perf_counter() - began)
+
 
 class TimedFiller(MaskFiller):
     """Fills masks at once, and says when threads would be done."""
@@ -191,6 +196,7 @@ def main() -> None:
     assert isinstance(engine, TimedEngine)
     clock = HostClock()
     engine.begin(clock)
+    load.sleep = clock.sleep
     loop._masks = TimedFiller(loop.scheduler.slots, engine.model.vocab_size, clock)  # type: ignore
     loop._masks.num_threads = arguments.mask_threads
     engine.model._logits = torch.zeros(n + 64, 1)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ import cProfile
 import json
 import pstats
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ class Load:
         self.inbox: list[ToEngine] = []
         self.num_rows = num_rows
         self.num_open = 0
+        self.sleep: Callable[[float], None] = time.sleep
         self.failures: list[str] = []
         self.completions: list[int] = []
         self._num_calls = 0
@@ -147,6 +149,8 @@ class Load:
         self.inbox += [Abort(call) for call in range(first, self._num_calls + 1)]
 
     def receive(self, timeout_s: float) -> list[ToEngine]:
+        if timeout_s and not self.inbox:
+            self.sleep(min(timeout_s, 0.001))
         messages, self.inbox = self.inbox, []
         return messages
 

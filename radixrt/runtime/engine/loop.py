@@ -152,6 +152,8 @@ class EngineLoop:
         and the device waits only if all that takes longer than a forward.
         """
         plan = self.scheduler.schedule()
+        if plan.num_rows == 0 and self._drop():
+            return
         self._sample()
         if plan.num_rows == 0:
             self._commit()
@@ -175,6 +177,18 @@ class EngineLoop:
         if flight is not None and not flight.is_sampled:
             self.engine.sample(flight.step, self._masks.finish(flight.filling, self._fail))
             flight.is_sampled = True
+
+    def _drop(self) -> bool:
+        """Give up the step in flight if all of its rows have ended meanwhile: nobody waits for the
+        device to be done with it."""
+        flight = self._in_flight
+        if flight is None or not flight.is_sampled:
+            return False
+        if any(request.reason is None for request in flight.step.plan.requests):
+            return False
+        self._in_flight = None
+        self.scheduler.metrics.step(flight.step.plan.num_tokens, 0)
+        return True
 
     def _commit(self) -> None:
         """Read the step in flight, which was sampled, and take its results in."""
