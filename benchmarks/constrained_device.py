@@ -175,6 +175,8 @@ def batch(
     load.begin(grammar, limits, end)
     while load.num_open:
         loop.step()
+        if load.failures:
+            raise SystemExit(f"failed: {load.failures[0]}")
     return (clock.now() - began) * 1e3, engine.idle_s * 1e3, metrics.steps - steps
 
 
@@ -225,8 +227,6 @@ def main() -> None:
             f"{found[3]:10.1f}{found[4]:8.1f}{found[5]:7.0f}{found[6]:8.3f}"
         )
     loop.calls.close()
-    if load.failures:
-        print(len(load.failures), "failed:", load.failures[0])
 
 
 if __name__ == "__main__":
