@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import Path
@@ -27,12 +26,16 @@ _NEAR = 8
 
 _NO_LIMIT = 1 << 62
 
+MOST_REMEMBERED = 10_000
+"""Notes of what a token leads to, under one constraint."""
+
 
 class Limits:
     """Counted limits by the places that they are about."""
 
     def __init__(self, limits: Sequence[CountLimit], vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
+        self.strings = vocabulary.strings
         self._strings: dict[str | None, Any] = {}
         self._arrays: dict[str | None, Any] = {}
         for limit in limits:
@@ -42,8 +45,10 @@ class Limits:
             node[None] = min(limit.limit, node.get(None, _NO_LIMIT))
         strings = [limit.limit for limit in limits if limit.keyword == "maxLength"]
         self.has_arrays = len(strings) < len(limits)
-        self.has_short_strings = min(strings, default=_NO_LIMIT) < vocabulary.strings.most_opening
-        vocabulary.strings.effect(0)  # built now, by whoever compiles, not by the loop
+        self.has_short_strings = min(strings, default=_NO_LIMIT) < self.strings.most_opening
+        self.has_small = self.has_arrays or self.has_short_strings
+        self._num_remembered = 0
+        self.strings.effect(0)  # built now, by whoever compiles, not by the loop
 
     def of_string(self, path: Path) -> int:
         """Return how many characters the string at a path may have."""
@@ -52,6 +57,12 @@ class Limits:
     def of_array(self, path: Path) -> int:
         """Return how many items the array at a path may have."""
         return _least(self._arrays, path)
+
+    def remember(self, node: Node, key: tuple[int, int], place: Place) -> None:
+        """Note what a token leads to from a node, unless there are too many notes."""
+        if self._num_remembered < MOST_REMEMBERED:
+            self._num_remembered += 1
+            node.following[key] = place
 
     def exceeds(self, at: JsonPath) -> bool:
         """Whether the value that is being written is larger than it may be."""
@@ -70,16 +81,34 @@ def _least(tree: dict[str | None, Any], path: Path) -> int:
     return min((node[None] for node in nodes if None in node), default=_NO_LIMIT)
 
 
-class Place(NamedTuple):
-    """Where a text is: at ``path``, which nobody changes, but for what tokens have added to its
-    string since: that has ``length`` characters of at most ``limit`` and is in ``state``; ``ENDED``
-    where no string value is being written. ``skipped`` bytes are still to come before the JSON."""
+class Node:
+    """A place in texts, shared by those that come to it: at ``path``, which nobody changes, where a
+    string may have ``limit`` characters; ``skipped`` bytes are still to come before the JSON. What
+    tokens lead to is remembered, so texts of one schema seldom have to be read."""
 
-    path: JsonPath
+    __slots__ = ("following", "limit", "path", "skipped")
+
+    def __init__(self, path: JsonPath, limit: int = _NO_LIMIT, skipped: int = 0) -> None:
+        self.path = path
+        self.limit = limit
+        self.skipped = skipped
+        self.following: dict[tuple[int, int], Place] = {}
+
+
+class Place(NamedTuple):
+    """Where a text is: at ``node``, but for what tokens have added to its string since: that has
+    ``length`` characters and is in ``state``; ``ENDED`` where no string value is being written."""
+
+    node: Node
     state: int = ENDED
     length: int = 0
-    limit: int = _NO_LIMIT
-    skipped: int = 0
+
+    def path(self) -> JsonPath:
+        """Return a reader of its own at the end of the text."""
+        path = self.node.path.copy()
+        if self.state != ENDED:
+            path.length, path.escape = self.length, self.state
+        return path
 
 
 class CountingMatcher(LlguidanceMatcher):
@@ -114,22 +143,21 @@ class CountingMatcher(LlguidanceMatcher):
 
     @property
     def is_mask_complete(self) -> bool:
-        place = self._places[-1]
-        if place.state == ENDED:
-            is_free = not self._limits.has_arrays and not self._limits.has_short_strings
-        else:
-            left = place.limit - place.length
-            is_free = left >= self._limits.vocabulary.strings.most
-            is_free = is_free and not self._limits.has_short_strings
-        return is_free and super().is_mask_complete
+        limits, (node, state, length) = self._limits, self._places[-1]
+        if limits.has_small:
+            return False
+        if state != ENDED and node.limit - length < limits.strings.most:
+            return False
+        return super().is_mask_complete
 
     def advance(self, token_id: int) -> None:
         super().advance(token_id)
         self._places.append(self._after(self._places[-1], token_id))
 
     def take(self, token_id: int) -> bool:
-        if not super().take(token_id):
+        if not self.inner.consume_token(token_id):
             return False
+        self._token_ids.append(token_id)
         self._places.append(self._after(self._places[-1], token_id))
         return True
 
@@ -154,49 +182,61 @@ class CountingMatcher(LlguidanceMatcher):
 
     def _after(self, place: Place, token_id: int) -> Place:
         """Return where a text is after one more token."""
-        state = place.state
+        node, state, length = place
         if state != ENDED:
-            effect = self._limits.vocabulary.strings.effect(state)
-            after = int(effect.after[token_id])
+            effect = self._limits.strings.effect(state)
+            after = effect.after[token_id]
             if after != ENDED:
-                units = int(effect.units[token_id])
-                return Place(place.path, after, place.length + units, place.limit)
-        text = self._limits.vocabulary.texts[token_id]
-        path = _up_to_date(place)
-        path.feed(text[place.skipped :])
-        skipped = max(0, place.skipped - len(text))
+                return Place(node, after, length + effect.units[token_id])
+        known = node.following.get((state, token_id))
+        return known if known is not None else self._read(place, token_id)
+
+    def _read(self, place: Place, token_id: int) -> Place:
+        """Return where a text is after a token that is not all within a string value."""
+        limits, node = self._limits, place.node
+        text = limits.vocabulary.texts[token_id]
+        path = place.path()
+        path.feed(text[node.skipped :])
+        skipped = max(0, node.skipped - len(text))
         if path.in_string and not path.is_key:
-            limit = self._limits.of_string(path.path)
-            return Place(path, path.escape, path.length, limit, skipped)
-        return Place(path, skipped=skipped)
+            found = Place(Node(path, limits.of_string(path.path)), path.escape, path.length)
+        elif place.state == ENDED and path == node.path and skipped == node.skipped:
+            found = place  # digits, for example
+        else:
+            found = Place(Node(path, skipped=skipped))
+        limits.remember(node, (place.state, token_id), found)
+        return found
 
     def _keeps_limits(self, place: Place, token_id: int) -> bool:
         """Whether no value is too large after, or within, one more token."""
-        if place.state != ENDED:
-            effect = self._limits.vocabulary.strings.effect(place.state)
-            if place.length + int(effect.units[token_id]) > place.limit:
+        limits, (node, state, length) = self._limits, place
+        if state != ENDED:
+            effect = limits.strings.effect(state)
+            if length + effect.units[token_id] > node.limit:
                 return False
             if effect.after[token_id] != ENDED:
                 return True
-        path = _up_to_date(place)
-        for byte in self._limits.vocabulary.texts[token_id][place.skipped :]:
+        if not limits.has_small:
+            return True
+        path = place.path()
+        for byte in limits.vocabulary.texts[token_id][node.skipped :]:
             path.feed(bytes((byte,)))
-            if self._limits.exceeds(path):
+            if limits.exceeds(path):
                 return False
         return True
 
     def _restrict(self, bitmask: Int32, place: Place) -> None:
         """Take the tokens out of a mask that would make a value too large."""
-        strings = self._limits.vocabulary.strings
-        if place.state != ENDED:
-            within = strings.within(place.state, place.limit - place.length)
+        limits, (node, state, length) = self._limits, place
+        strings = limits.strings
+        if state != ENDED:
+            within = strings.within(state, node.limit - length)
             if within is not None:
                 np.bitwise_and(bitmask, within, out=bitmask)
-        if self._limits.has_short_strings:
-            self._restrict_to_kept(
-                bitmask, place, strings.opening if place.state == ENDED else strings.reopening
-            )
-        if self._limits.has_arrays:
+        if limits.has_short_strings:
+            token_ids = strings.opening if state == ENDED else strings.reopening
+            self._restrict_to_kept(bitmask, place, token_ids)
+        if limits.has_arrays:
             self._restrict_array(bitmask, place)
 
     def _restrict_to_kept(self, bitmask: Int32, place: Place, token_ids: Int32) -> None:
@@ -204,25 +244,16 @@ class CountingMatcher(LlguidanceMatcher):
         clear_bits(bitmask, [i for i in allowed if not self._keeps_limits(place, i)])
 
     def _restrict_array(self, bitmask: Int32, place: Place) -> None:
-        level = place.path.levels[-1] if place.path.levels else None
+        path = place.node.path
+        level = path.levels[-1] if path.levels else None
         if level is None or not isinstance(level.key, int):
             return
-        if self._limits.of_array(place.path.path[:-1]) - 1 - level.key > _NEAR:
+        if self._limits.of_array(path.path[:-1]) - 1 - level.key > _NEAR:
             return
         vocabulary = self._limits.vocabulary
         allowed = allowed_ids(bitmask, len(vocabulary)).tolist()
-        commas: NDArray[np.int32] = np.array(
-            [i for i in allowed if b"," in vocabulary.texts[i]], np.int32
-        )
-        self._restrict_to_kept(bitmask, place, commas)
-
-
-def _up_to_date(place: Place) -> JsonPath:
-    """Return the path of a place as a reader of its own, at the end of the text."""
-    path = place.path.copy()
-    if place.state != ENDED:
-        path.length, path.escape = place.length, place.state
-    return path
+        commas = [i for i in allowed if b"," in vocabulary.texts[i]]
+        self._restrict_to_kept(bitmask, place, np.array(commas, np.int32))
 
 
 def counting(
@@ -233,5 +264,5 @@ def counting(
     if not limits:
         return matcher
     return CountingMatcher(
-        matcher, Limits(limits, vocabulary), [Place(JsonPath(), skipped=skipped)]
+        matcher, Limits(limits, vocabulary), [Place(Node(JsonPath(), skipped=skipped))]
     )

@@ -41,6 +41,9 @@ class Accepted(NamedTuple):
 
 NOTHING = Accepted([], False, False)
 
+GOES_ON = Accepted([], False, False)
+"""What becomes of most tokens: they are appended, and another one is sampled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -55,8 +58,9 @@ class Session:
     """The state of a constrained generation. Owned by the engine's loop.
 
     Text is *free* before the constraint begins (reasoning, text before a tool call) and *bound*
-    after: only then are there masks. ``token_ids`` are all that was appended, ``text`` their bytes,
-    ``bound_at`` where in it the bound part begins; None while text is free.
+    after: only then are there masks. ``token_ids`` are all that was appended (forced ones at the
+    indices ``forced_at``), ``text`` their bytes, ``bound_at`` where in it the bound part begins;
+    None while text is free.
     """
 
     spec: GrammarSpec
@@ -71,7 +75,7 @@ class Session:
     text: bytearray = field(default_factory=bytearray)
     bound_at: int | None = None
     attempts: int = 1
-    kinds: list[MarkKind] = field(default_factory=list)
+    forced_at: list[int] = field(default_factory=list)
     marks: list[TokenMark] = field(default_factory=list)
     allowed: int = 0
     _free: FreeText | None = None
@@ -82,6 +86,7 @@ class Session:
     _heals: int = 0
     _is_released: bool = False
     _is_plain: bool = False
+    _plain_until: int = 0
     _far: int = 0
 
     # ------------------------------------------------------------ beginning
@@ -127,7 +132,8 @@ class Session:
         self._note_plain()
 
     def _note_plain(self) -> None:
-        """Note whether a token concerns the matcher and the budget alone."""
+        """Note whether a token concerns the matcher and the budget alone, and up to how many
+        tokens the budget does not matter."""
         self._is_plain = (
             self.bound_at is not None
             and self._at is None
@@ -136,6 +142,15 @@ class Session:
             and self.spec.kind != "free"
             and self._heals <= len(self.text)
         )
+        self._note_far()
+
+    def _note_far(self) -> None:
+        until = self.budget.max_tokens - 1
+        if self._steers:
+            known = self._way
+            near = max(self._far, FAR_FROM_THE_END * len(known)) if known is not None else until
+            until -= near
+        self._plain_until = until if self._is_plain else 0
 
     # ------------------------------------------------------------ masks
 
@@ -184,29 +199,22 @@ class Session:
         return self.bound_at is not None and self.matcher.is_finished
 
     def accept_plain(self, token_id: int) -> Accepted | None:
-        """``accept`` for a token that only goes on with a text; None when there is more to it, and
-        nothing was done."""
-        if not self._is_plain or token_id in self.stops:
-            return None
-        num_tokens, way = len(self.token_ids), self._way
-        is_on_way = way is not None and len(way) > 0 and way[0] == token_id
-        left = self.budget.max_tokens - num_tokens - 1
-        is_far = way is not None and left > max(self._far, FAR_FROM_THE_END * len(way))
-        if self._steers and not is_on_way and not is_far:
+        """``accept`` for a token that only goes on with a text: ``GOES_ON`` where that is all, None
+        when there is more to it, and nothing was done."""
+        if len(self.token_ids) >= self._plain_until or token_id in self.stops:
             return None  # ``accept`` looks for a way to the end
         matcher = self.matcher
         if not matcher.take(token_id):
             return None
-        if is_on_way and way is not None:
-            self._way = way[1:]
         self.token_ids.append(token_id)
-        self.kinds.append("sampled")
         self.text += self.vocabulary.texts[token_id]
+        way = self._way
+        if way and way[0] == token_id:
+            self._way = way[1:]
         inner = matcher.inner
-        is_over = num_tokens + 1 >= self.budget.max_tokens or inner.is_stopped()
-        if is_over or (self.spec.jump_forward and inner.compute_ff_tokens()):
+        if inner.is_stopped() or (self.spec.jump_forward and inner.compute_ff_tokens()):
             return self._follow([token_id], replaced=False)
-        return Accepted([token_id], False, False)
+        return GOES_ON
 
     @property
     def _steers(self) -> bool:
@@ -236,7 +244,9 @@ class Session:
         if self.spec.kind == "free" and len(self.text) >= self._heals:
             self._is_released = True
             return Accepted([token_id], False, len(self.token_ids) >= self.budget.max_tokens)
-        if not self._is_plain:
+        if self._is_plain:
+            self._note_far()
+        else:
             self._note_plain()
         return self._follow([token_id], replaced=False)
 
@@ -280,7 +290,8 @@ class Session:
         """Note a token that the matcher has accepted."""
         piece = self.vocabulary.texts[token_id]
         self.token_ids.append(token_id)
-        self.kinds.append(kind)
+        if kind == "forced":
+            self.forced_at.append(len(self.token_ids) - 1)
         self.text += piece
         if self.spec.marks:
             allowed = self.allowed if kind in ("sampled", "healed") else 1
@@ -312,7 +323,7 @@ class Session:
     @property
     def num_forced(self) -> int:
         """Tokens that were appended without sampling because no other was possible."""
-        return self.kinds.count("forced")
+        return len(self.forced_at)
 
     def exclude(self, text: bytes, start: LlguidanceMatcher) -> bool:
         """Exclude texts that begin with a JSON value; False when the constraint has no other.
@@ -360,7 +371,8 @@ class Session:
             raise GrammarError("the text that is kept is not the constraint's")
         self.matcher = start
         self.token_ids = kept
-        del self.marks[len(kept) :], self.kinds[len(kept) :]
+        del self.marks[len(kept) :]
+        self.forced_at = [at for at in self.forced_at if at < len(kept)]
         self._way, self._field = None, None
         if self._at is not None:
             self._at = JsonPath()

@@ -197,6 +197,6 @@ def test_the_tokens_within_a_limit_are_those_that_add_no_more() -> None:
     for left in range(4):
         mask = tokens.within(0, left)
         assert mask is not None
-        expected = np.flatnonzero(tokens.effect(0).units <= left)
+        expected = np.flatnonzero(np.asarray(tokens.effect(0).units) <= left)
         assert np.array_equal(allowed_ids(mask, 63), expected)
     assert tokens.within(0, 100) is None
