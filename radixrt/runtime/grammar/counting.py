@@ -26,8 +26,9 @@ _NEAR = 8
 
 _NO_LIMIT = 1 << 62
 
-MOST_REMEMBERED = 10_000
-"""Notes of what a token leads to, under one constraint."""
+MOST_NODES = 2_000
+MOST_NOTES = 10_000
+"""Places that are known under one constraint, and what tokens lead to from there."""
 
 
 class Limits:
@@ -47,7 +48,8 @@ class Limits:
         self.has_arrays = len(strings) < len(limits)
         self.has_short_strings = min(strings, default=_NO_LIMIT) < self.strings.most_opening
         self.has_small = self.has_arrays or self.has_short_strings
-        self._num_remembered = 0
+        self._nodes: dict[tuple[Any, ...], Node] = {}
+        self._num_notes = 0
         self.strings.effect(0)  # built now, by whoever compiles, not by the loop
 
     def of_string(self, path: Path) -> int:
@@ -58,10 +60,20 @@ class Limits:
         """Return how many items the array at a path may have."""
         return _least(self._arrays, path)
 
+    def node(self, path: JsonPath, skipped: int = 0) -> Node:
+        """Return the node of a place, which keeps ``path``."""
+        key = *path.state(), skipped
+        known = self._nodes.get(key)
+        if known is None:
+            known = Node(path, self.of_string(path.path), skipped)
+            if len(self._nodes) < MOST_NODES:
+                self._nodes[key] = known
+        return known
+
     def remember(self, node: Node, key: tuple[int, int], place: Place) -> None:
         """Note what a token leads to from a node, unless there are too many notes."""
-        if self._num_remembered < MOST_REMEMBERED:
-            self._num_remembered += 1
+        if self._num_notes < MOST_NOTES:
+            self._num_notes += 1
             node.following[key] = place
 
     def exceeds(self, at: JsonPath) -> bool:
@@ -88,7 +100,7 @@ class Node:
 
     __slots__ = ("following", "limit", "path", "skipped")
 
-    def __init__(self, path: JsonPath, limit: int = _NO_LIMIT, skipped: int = 0) -> None:
+    def __init__(self, path: JsonPath, limit: int, skipped: int) -> None:
         self.path = path
         self.limit = limit
         self.skipped = skipped
@@ -174,6 +186,12 @@ class CountingMatcher(LlguidanceMatcher):
         self._places += places
         return True
 
+    def forced(self) -> list[int]:
+        place = self._places[-1]
+        if place.state != ENDED and place.node.limit != _NO_LIMIT:
+            return []  # the automaton has the string without a limit: it can go on in many ways
+        return super().forced()
+
     def rollback(self, num_tokens: int) -> None:
         super().rollback(num_tokens)
         del self._places[len(self._token_ids) + 1 :]
@@ -198,12 +216,10 @@ class CountingMatcher(LlguidanceMatcher):
         path = place.path()
         path.feed(text[node.skipped :])
         skipped = max(0, node.skipped - len(text))
+        after = limits.node(path, skipped)
+        found = Place(after)
         if path.in_string and not path.is_key:
-            found = Place(Node(path, limits.of_string(path.path)), path.escape, path.length)
-        elif place.state == ENDED and path == node.path and skipped == node.skipped:
-            found = place  # digits, for example
-        else:
-            found = Place(Node(path, skipped=skipped))
+            found = Place(after, path.escape, path.length)
         limits.remember(node, (place.state, token_id), found)
         return found
 
@@ -263,6 +279,5 @@ def counting(
     after ``skipped`` bytes of other text."""
     if not limits:
         return matcher
-    return CountingMatcher(
-        matcher, Limits(limits, vocabulary), [Place(Node(JsonPath(), skipped=skipped))]
-    )
+    counted = Limits(limits, vocabulary)
+    return CountingMatcher(matcher, counted, [Place(counted.node(JsonPath(), skipped))])

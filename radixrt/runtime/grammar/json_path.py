@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from radixrt.runtime.grammar.json_text import MAX_DEPTH, Path
@@ -47,6 +48,14 @@ class JsonPath:
             return True
         level = self.levels[-1]
         return level.is_array or not level.is_key_next
+
+    def state(self) -> tuple[Hashable, ...]:
+        """Return what is equal for readers that go on alike."""
+        return (
+            *((level.is_array, level.key, level.is_key_next) for level in self.levels),
+            (self.in_string, self.is_key, self.in_scalar),
+            (self.length, self.escape, bytes(self._key)) if self.in_string else None,
+        )
 
     def feed(self, text: bytes) -> None:
         """Read on."""

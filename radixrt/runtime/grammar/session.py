@@ -211,9 +211,10 @@ class Session:
         way = self._way
         if way and way[0] == token_id:
             self._way = way[1:]
-        inner = matcher.inner
-        if inner.is_stopped() or (self.spec.jump_forward and inner.compute_ff_tokens()):
-            return self._follow([token_id], replaced=False)
+        is_finished = matcher.is_finished
+        forced = matcher.forced() if self.spec.jump_forward and not is_finished else []
+        if is_finished or forced:
+            return self._follow([token_id], replaced=False, forced=forced)
         return GOES_ON
 
     @property
@@ -250,8 +251,11 @@ class Session:
             self._note_plain()
         return self._follow([token_id], replaced=False)
 
-    def _follow(self, token_ids: list[int], *, replaced: bool) -> Accepted:
-        """Append the tokens that are forced after ``token_ids``, which were appended."""
+    def _follow(
+        self, token_ids: list[int], *, replaced: bool, forced: list[int] | None = None
+    ) -> Accepted:
+        """Append the tokens that are forced after ``token_ids``, which were appended; ``forced``
+        where they are known."""
         if self.matcher.is_finished:
             return Accepted(token_ids, replaced, True)
         closed = self._close_field()
@@ -260,7 +264,7 @@ class Session:
             if self.matcher.is_finished:
                 return Accepted(token_ids, replaced, True)
         if self.spec.jump_forward and not self.exclusion:
-            forced = self._forced()
+            forced = self._take_forced(self.matcher.forced() if forced is None else forced)
             for token_id in forced:
                 self._append(token_id, "forced")
             token_ids = token_ids + forced
@@ -274,9 +278,10 @@ class Session:
             )
         return Accepted(token_ids, replaced, is_over)
 
-    def _forced(self) -> list[int]:
+    def _take_forced(self, forced: list[int]) -> list[int]:
         """Accept and return the forced tokens, as many as the budget allows."""
-        forced = self.matcher.forced() if self.token_ids else list(self.compiled.opening)
+        if not self.token_ids:
+            forced = list(self.compiled.opening)
         forced = forced[: self.budget.max_tokens - len(self.token_ids)]
         if forced and not self.matcher.try_advance(forced):
             return []
