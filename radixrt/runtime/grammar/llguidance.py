@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,19 @@ class LlguidanceEngine:
         is_cheap = time.monotonic() - began <= MOST_REBUILD_S
         return LlguidanceMatcher(self, grammar, matcher, is_cheap=is_cheap)
 
-    def fill_batch(self, matchers: list[LlguidanceMatcher], bitmasks: NDArray[np.int32]) -> None:
+    def fill_batch(
+        self,
+        matchers: list[LlguidanceMatcher],
+        bitmasks: NDArray[np.int32],
+        note_begun: Callable[[], None] = lambda: None,
+    ) -> None:
         """Write the mask of each matcher into its row of ``bitmasks`` int32 [n, ceil(V / 32)],
-        in parallel and without the interpreter lock. Errors are found by ``check``."""
+        in parallel and without the interpreter lock, before which ``note_begun`` is called. Errors
+        are found by ``check``."""
         assert bitmasks.shape == (len(matchers), self.mask_len)
         assert bitmasks.flags["C_CONTIGUOUS"]
         rows = [(matcher.inner, row) for row, matcher in enumerate(matchers)]
+        note_begun()
         self._executor.unsafe_compute_mask_ptr(
             rows, bitmasks.ctypes.data, bitmasks.strides[0], len(matchers)
         )
@@ -143,9 +150,14 @@ class LlguidanceMatcher:
         self._is_alone = False
         self.inner = inner
 
-    def fill_batch(self, matchers: list[LlguidanceMatcher], bitmasks: NDArray[np.int32]) -> None:
+    def fill_batch(
+        self,
+        matchers: list[LlguidanceMatcher],
+        bitmasks: NDArray[np.int32],
+        note_begun: Callable[[], None],
+    ) -> None:
         """As ``LlguidanceEngine.fill_batch``, for matchers of the same engine."""
-        self._engine.fill_batch(matchers, bitmasks)
+        self._engine.fill_batch(matchers, bitmasks, note_begun)
 
     def fill(self, bitmask: NDArray[np.int32]) -> None:
         """Write the mask into ``bitmask`` int32 [ceil(V / 32)], contiguous."""

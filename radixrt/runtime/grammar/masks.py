@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,11 @@ class MaskFiller:
         if not rows:
             return None
         bitmask = np.empty((len(rows), self._mask_len), np.int32)
-        future = self._thread.submit(matchers[0].fill_batch, matchers, bitmask)
+        begun = Event()
+        fill = matchers[0].fill_batch
+        future = self._thread.submit(lambda: fill(matchers, bitmask, begun.set))
+        # Else the thread would get the interpreter lock only when the caller has nothing to do.
+        begun.wait()
         return Filling(Masks(np.array(rows, np.int64), bitmask), requests, future)
 
     def finish(self, filling: Filling | None, fail: Callable[[Request, str], None]) -> Masks | None:
