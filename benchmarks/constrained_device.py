@@ -96,7 +96,8 @@ class TimedFiller(MaskFiller):
         filling = super().begin(plan)
         if filling is not None:
             here, everywhere = time.thread_time(), time.process_time()
-            filling.future.result()
+            if filling.future is not None:
+                filling.future.result()
             elsewhere = time.process_time() - everywhere - (time.thread_time() - here)
             self._ready = self._clock.now() + elsewhere / self.num_threads
         return filling

@@ -216,11 +216,11 @@ def batch_times(
         assert fork.try_advance(tokens[:at])
         slots.append((fork, tokens, at))
     bitmasks = np.empty((64, engine.mask_len), np.int32)
-    matchers = [matcher for matcher, _, _ in slots]
+    matchers = [(matcher, row) for row, (matcher, _, _) in enumerate(slots)]
     times = []
     for step in range(12):
         begin = time.perf_counter()
-        engine.fill_batch(matchers, bitmasks)
+        engine.fill_rows(matchers, bitmasks)
         times.append((time.perf_counter() - begin) * 1e6)
         for matcher, tokens, at in slots:
             matcher.advance(tokens[at + step])

@@ -16,19 +16,20 @@ import numpy as np
 
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import Path
-from radixrt.runtime.grammar.limits import CountLimit
+from radixrt.runtime.grammar.limits import UNLIMITED, CountLimit
 from radixrt.runtime.grammar.llguidance import LlguidanceMatcher
-from radixrt.runtime.grammar.string_tokens import ENDED
+from radixrt.runtime.grammar.string_tokens import ENDED, IN_CHARACTER, ends_in_character
 from radixrt.runtime.grammar.vocabulary import Int32, Vocabulary, allowed_ids, bits_of, clear_bits
 
 _NEAR = 8
 """So close to the end of an array every token with a comma is looked at in full."""
 
-_NO_LIMIT = 1 << 62
-
 MOST_NODES = 2_000
 MOST_NOTES = 10_000
 """Places that are known under one constraint, and what tokens lead to from there."""
+
+MOST_MASKS = 32
+"""Places of one constraint whose masks are kept; each is a bit a token."""
 
 
 class Limits:
@@ -43,29 +44,32 @@ class Limits:
             node = self._strings if limit.keyword == "maxLength" else self._arrays
             for key in limit.pointer.split("/")[1:]:
                 node = node.setdefault(key.replace("~1", "/").replace("~0", "~"), {})
-            node[None] = min(limit.limit, node.get(None, _NO_LIMIT))
-        strings = [limit.limit for limit in limits if limit.keyword == "maxLength"]
-        self.has_arrays = len(strings) < len(limits)
-        self.has_short_strings = min(strings, default=_NO_LIMIT) < self.strings.most_opening
+            node.setdefault(None, []).append(limit)
+        lengths = [limit.limit for limit in limits if limit.keyword == "maxLength"]
+        self.has_arrays = len(lengths) < len(limits)
+        self.has_short_strings = min(lengths, default=UNLIMITED) < self.strings.most_opening
         self.has_small = self.has_arrays or self.has_short_strings
+        self.num_masks = 0
         self._nodes: dict[tuple[Any, ...], Node] = {}
         self._num_notes = 0
-        self.strings.effect(0)  # built now, by whoever compiles, not by the loop
+        self.strings.build()  # now, by whoever compiles, not by the loop
 
-    def of_string(self, path: Path) -> int:
-        """Return how many characters the string at a path may have."""
-        return _least(self._strings, path)
+    def of_string(self, path: Path) -> tuple[int, int]:
+        """Return how many characters the string at a path may have, and from how many on masks
+        inside of it are equal (-1: not known)."""
+        found = _found(self._strings, path)
+        return _least(found), found[0].least if len(found) == 1 else -1
 
     def of_array(self, path: Path) -> int:
         """Return how many items the array at a path may have."""
-        return _least(self._arrays, path)
+        return _least(_found(self._arrays, path))
 
     def node(self, path: JsonPath, skipped: int = 0) -> Node:
         """Return the node of a place, which keeps ``path``."""
         key = *path.state(), skipped
         known = self._nodes.get(key)
         if known is None:
-            known = Node(path, self.of_string(path.path), skipped)
+            known = Node(path, *self.of_string(path.path), skipped)
             if len(self._nodes) < MOST_NODES:
                 self._nodes[key] = known
         return known
@@ -78,7 +82,7 @@ class Limits:
 
     def exceeds(self, at: JsonPath) -> bool:
         """Whether the value that is being written is larger than it may be."""
-        if at.in_string and not at.is_key and at.length > self.of_string(at.path):
+        if at.in_string and not at.is_key and at.length > self.of_string(at.path)[0]:
             return True
         level = at.levels[-1] if at.levels else None
         if not self.has_arrays or level is None or not isinstance(level.key, int):
@@ -86,24 +90,34 @@ class Limits:
         return level.key >= self.of_array(at.path[:-1])
 
 
-def _least(tree: dict[str | None, Any], path: Path) -> int:
+def _found(tree: dict[str | None, Any], path: Path) -> list[CountLimit]:
     nodes = [tree]
     for part in path:
         nodes = [node[key] for node in nodes for key in (str(part), "*") if key in node]
-    return min((node[None] for node in nodes if None in node), default=_NO_LIMIT)
+    return [limit for node in nodes for limit in node.get(None, ())]
+
+
+def _least(limits: list[CountLimit]) -> int:
+    return min((limit.limit for limit in limits), default=UNLIMITED)
 
 
 class Node:
-    """A place in texts, shared by those that come to it: at ``path``, which nobody changes, where a
-    string may have ``limit`` characters; ``skipped`` bytes are still to come before the JSON. What
-    tokens lead to is remembered, so texts of one schema seldom have to be read."""
+    """A place in texts, shared by those that come to it: at ``path``, which nobody changes;
+    ``skipped`` bytes are still to come before the JSON. What tokens lead to is remembered, so texts
+    of one schema seldom have to be read.
 
-    __slots__ = ("following", "limit", "path", "skipped")
+    A string there may have ``limit`` characters; from ``least`` characters on (-1: never) the
+    engine's mask between two of them is always ``mask``, int32 [ceil(V / 32)], once it is known.
+    """
 
-    def __init__(self, path: JsonPath, limit: int, skipped: int) -> None:
+    __slots__ = ("following", "least", "limit", "mask", "path", "skipped")
+
+    def __init__(self, path: JsonPath, limit: int, least: int, skipped: int) -> None:
         self.path = path
         self.limit = limit
+        self.least = least
         self.skipped = skipped
+        self.mask: Int32 | None = None
         self.following: dict[tuple[int, int], Place] = {}
 
 
@@ -119,7 +133,7 @@ class Place(NamedTuple):
         """Return a reader of its own at the end of the text."""
         path = self.node.path.copy()
         if self.state != ENDED:
-            path.length, path.escape = self.length, self.state
+            path.length, path.escape = self.length, self.state % IN_CHARACTER
         return path
 
 
@@ -148,6 +162,19 @@ class CountingMatcher(LlguidanceMatcher):
 
     def _like(self, matcher: LlguidanceMatcher) -> LlguidanceMatcher:
         return CountingMatcher(matcher, self._limits, self._places[: len(matcher._token_ids) + 1])
+
+    @property
+    def known_mask(self) -> Int32 | None:
+        node, state, length = self._places[-1]
+        return node.mask if state == 0 and length >= node.least else None
+
+    def learn(self, bitmask: Int32) -> None:
+        node, state, length = self._places[-1]
+        if state != 0 or node.mask is not None or not 0 <= node.least <= length:
+            return
+        if self._limits.num_masks < MOST_MASKS and not self.inner.is_error():
+            self._limits.num_masks += 1
+            node.mask = bitmask.copy()
 
     def check(self, bitmask: Int32) -> None:
         super().check(bitmask)
@@ -188,7 +215,7 @@ class CountingMatcher(LlguidanceMatcher):
 
     def forced(self) -> list[int]:
         place = self._places[-1]
-        if place.state != ENDED and place.node.limit != _NO_LIMIT:
+        if place.state != ENDED and place.node.least >= 0:
             return []  # the automaton has the string without a limit: it can go on in many ways
         return super().forced()
 
@@ -219,7 +246,8 @@ class CountingMatcher(LlguidanceMatcher):
         after = limits.node(path, skipped)
         found = Place(after)
         if path.in_string and not path.is_key:
-            found = Place(after, path.escape, path.length)
+            state = IN_CHARACTER if ends_in_character(text) else path.escape
+            found = Place(after, state, path.length)
         limits.remember(node, (place.state, token_id), found)
         return found
 

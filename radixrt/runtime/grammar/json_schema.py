@@ -94,7 +94,8 @@ def compile_schema(
         lark,
         keywords,
         tuple(warnings),
-        tuple(limits.counted),
+        # In any order, what follows depends on which properties there were.
+        tuple(limit._replace(least=-1) if any_order else limit for limit in limits.counted),
         spaced,
     )
 

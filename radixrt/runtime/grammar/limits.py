@@ -22,26 +22,32 @@ _NOTES = frozenset(
 _STRING = _NOTES | {"type", "minLength", "maxLength"}
 _OBJECT = _NOTES | {
     *("$schema", "$id", "$defs", "definitions", "type", "properties", "required"),
-    *("additionalProperties", "minProperties", "maxProperties"),
+    "additionalProperties",
 }
 _ARRAY = _NOTES | {"type", "items", "minItems", "maxItems", "uniqueItems"}
 _UNION = _NOTES | {"anyOf", "oneOf"}
 _OTHER_TYPES = frozenset(("null", "boolean", "integer", "number", "object", "array"))
 
 
+UNLIMITED = 1 << 62
+
+
 class CountLimit(NamedTuple):
     """At most ``limit`` characters of the string, or items of the array, at a JSON pointer with
-    ``*`` for any key or item."""
+    ``*`` for any key or item. From ``least`` characters on, what the grammar lets follow inside of
+    the string depends on its pointer (with indices) alone; -1: not known."""
 
     pointer: str
     keyword: str
     limit: int
+    least: int = -1
 
 
 class LongLimits(NamedTuple):
-    """The limits that the automaton does not get: those that are ``counted``, and the pointers in
-    the schema of those that are too long and have no one place in the value (behind a reference or
-    in an alternative), which are ``checked`` by the final validation."""
+    """The limits that the automaton does not get: those that are ``counted`` (with plain strings
+    that have none), and the pointers in the schema of those that are too long and have no one place
+    in the value (behind a reference or in an alternative), which are ``checked`` by the final
+    validation."""
 
     counted: list[CountLimit]
     checked: set[str]
@@ -89,7 +95,7 @@ def _is_plain_string(schema: dict[str, Any]) -> bool:
         schema.get("type") == "string"
         and schema.keys() <= _STRING
         and isinstance(least, int)
-        and least <= schema.get("maxLength", 0)
+        and least <= schema.get("maxLength", UNLIMITED)
     )
 
 
@@ -106,12 +112,15 @@ def _take(schema: Any, at: str, where: _Where | None, limits: LongLimits) -> Any
         return schema
     keys = schema.keys()
     new: dict[str, Any] = {}
+    is_plain = where is not None and where.is_alone and _is_plain_string(schema)
+    least = schema.get("minLength", 0) if is_plain else -1
+    if where is not None and is_plain and "maxLength" not in schema:
+        limits.counted.append(CountLimit(where.pointer, "maxLength", UNLIMITED, least))
     for key, value in schema.items():
         if key in ("maxLength", "maxItems") and isinstance(value, int | float):
             is_long = value > (LONGEST_STRING if key == "maxLength" else MOST_ITEMS)
-            is_plain = key == "maxLength" and _is_plain_string(schema)
-            if where is not None and (is_long or (is_plain and where.is_alone)):
-                limits.counted.append(CountLimit(where.pointer, key, int(value)))
+            if where is not None and (is_long or is_plain):
+                limits.counted.append(CountLimit(where.pointer, key, int(value), least))
                 continue
             if is_long:
                 limits.checked.add(f"{at}/{key}")

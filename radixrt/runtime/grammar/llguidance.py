@@ -89,21 +89,21 @@ class LlguidanceEngine:
         is_cheap = time.monotonic() - began <= MOST_REBUILD_S
         return LlguidanceMatcher(self, grammar, matcher, is_cheap=is_cheap)
 
-    def fill_batch(
+    def fill_rows(
         self,
-        matchers: list[LlguidanceMatcher],
+        rows: list[tuple[LlguidanceMatcher, int]],
         bitmasks: NDArray[np.int32],
         note_begun: Callable[[], None] = lambda: None,
     ) -> None:
         """Write the mask of each matcher into its row of ``bitmasks`` int32 [n, ceil(V / 32)],
         in parallel and without the interpreter lock, before which ``note_begun`` is called. Errors
         are found by ``check``."""
-        assert bitmasks.shape == (len(matchers), self.mask_len)
+        assert bitmasks.shape[1] == self.mask_len
         assert bitmasks.flags["C_CONTIGUOUS"]
-        rows = [(matcher.inner, row) for row, matcher in enumerate(matchers)]
+        inner = [(matcher.inner, row) for matcher, row in rows]
         note_begun()
         self._executor.unsafe_compute_mask_ptr(
-            rows, bitmasks.ctypes.data, bitmasks.strides[0], len(matchers)
+            inner, bitmasks.ctypes.data, bitmasks.strides[0], len(bitmasks)
         )
 
     def _read_vocabulary(self, vocab_size: int, end_ids: Sequence[int]) -> Vocabulary:
@@ -150,24 +150,29 @@ class LlguidanceMatcher:
         self._is_alone = False
         self.inner = inner
 
-    def fill_batch(
+    def fill_rows(
         self,
-        matchers: list[LlguidanceMatcher],
+        rows: list[tuple[LlguidanceMatcher, int]],
         bitmasks: NDArray[np.int32],
         note_begun: Callable[[], None],
     ) -> None:
-        """As ``LlguidanceEngine.fill_batch``, for matchers of the same engine."""
-        self._engine.fill_batch(matchers, bitmasks, note_begun)
+        """As ``LlguidanceEngine.fill_rows``, for matchers of the same engine."""
+        self._engine.fill_rows(rows, bitmasks, note_begun)
 
     def fill(self, bitmask: NDArray[np.int32]) -> None:
         """Write the mask into ``bitmask`` int32 [ceil(V / 32)], contiguous."""
         assert bitmask.shape == (self._engine.mask_len,)
         assert bitmask.flags["C_CONTIGUOUS"]
-        self.inner.unsafe_compute_mask_ptr(bitmask.ctypes.data, bitmask.nbytes)
+        known = self.known_mask
+        if known is not None:
+            bitmask[:] = known
+        else:
+            self.inner.unsafe_compute_mask_ptr(bitmask.ctypes.data, bitmask.nbytes)
+            self.learn(bitmask)
         self.check(bitmask)
 
     def check(self, bitmask: NDArray[np.int32]) -> None:
-        """Complete a mask that ``fill_batch`` has just written. Raises if it is an error's that
+        """Complete a mask that ``fill_rows`` has just written. Raises if it is an error's that
         cannot be mended."""
         if not self.inner.is_error():
             return
@@ -252,8 +257,16 @@ class LlguidanceMatcher:
         return not self.inner.is_error() and bool(self.inner.is_stopped())
 
     @property
+    def known_mask(self) -> NDArray[np.int32] | None:
+        """What ``fill_rows`` would write, if that is known without it; not to be changed."""
+        return None
+
+    def learn(self, bitmask: NDArray[np.int32]) -> None:
+        """Note what ``fill_rows`` has written, for ``known_mask`` of this and other texts."""
+
+    @property
     def is_mask_complete(self) -> bool:
-        """Whether ``check`` has nothing to add to a mask of ``fill_batch``."""
+        """Whether ``check`` has nothing to add to a mask of ``fill_rows``."""
         return not self.inner.is_error()
 
     @property

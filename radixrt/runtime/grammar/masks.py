@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.llguidance import LlguidanceMatcher
 from radixrt.runtime.scheduling.plan import Plan
 from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.slots import PLACEHOLDER, SlotTable
+
+FEW = 4
+"""So many masks are filled at once: another thread would take longer to begin."""
+
+HANDOVER_S = 0.0005
+"""How long the loop waits for a thread to begin; where cores are short it is late."""
 
 
 class Masks(NamedTuple):
@@ -25,11 +32,13 @@ class Masks(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """Masks that threads are writing. Until ``future`` is done nobody touches the matchers."""
+    """Masks of ``requests``, of which threads are writing those that are ``unknown``, by row. Until
+    ``future`` is done nobody touches the matchers; None when all are known."""
 
     masks: Masks
     requests: list[Request]
-    future: Future[None]
+    unknown: list[tuple[LlguidanceMatcher, int]]
+    future: Future[None] | None
 
 
 class MaskFiller:
@@ -48,7 +57,7 @@ class MaskFiller:
         sampling = plan.slots[plan.sample_rows]
         is_open = slots.tokens[sampling, plan.ends[plan.sample_rows]] == PLACEHOLDER
         candidates = np.flatnonzero(slots.has_matcher[sampling] & is_open)
-        rows, requests, matchers = [], [], []
+        rows, requests, sessions = [], [], []
         at, holders = plan.sample_rows[candidates].tolist(), sampling[candidates].tolist()
         for row, index, slot in zip(candidates.tolist(), at, holders, strict=True):
             request = plan.requests[index]
@@ -63,25 +72,51 @@ class MaskFiller:
             if session is not None and is_wanted:
                 rows.append(row)
                 requests.append(request)
-                matchers.append(session.matcher)
+                sessions.append(session)
         if not rows:
             return None
         bitmask = np.empty((len(rows), self._mask_len), np.int32)
-        begun = Event()
-        fill = matchers[0].fill_batch
-        future = self._thread.submit(lambda: fill(matchers, bitmask, begun.set))
+        unknown = []
+        for at_row, session in enumerate(sessions):
+            known = session.matcher.known_mask
+            if known is None:
+                unknown.append((session.matcher, at_row))
+            else:
+                bitmask[at_row] = known
+        return Filling(
+            Masks(np.array(rows, np.int64), bitmask),
+            requests,
+            unknown,
+            self._fill(unknown, bitmask),
+        )
+
+    def _fill(
+        self, rows: list[tuple[LlguidanceMatcher, int]], bitmask: NDArray[np.int32]
+    ) -> Future[None] | None:
+        if not rows:
+            return None
+        begun, fill = Event(), rows[0][0].fill_rows
+        if len(rows) <= FEW:
+            began = time.perf_counter()
+            fill(rows, bitmask, begun.set)
+            self.seconds += time.perf_counter() - began
+            return None
+        future = self._thread.submit(lambda: fill(rows, bitmask, begun.set))
         # Else the thread would get the interpreter lock only when the caller has nothing to do.
-        begun.wait()
-        return Filling(Masks(np.array(rows, np.int64), bitmask), requests, future)
+        begun.wait(HANDOVER_S)
+        return future
 
     def finish(self, filling: Filling | None, fail: Callable[[Request, str], None]) -> Masks | None:
         """Return the masks when they are complete. A matcher that gives up fails its own request,
         through ``fail``, and masks nothing."""
         if filling is None:
             return None
-        began = time.perf_counter()
-        filling.future.result()
-        self.seconds += time.perf_counter() - began
+        if filling.future is not None:
+            began = time.perf_counter()
+            filling.future.result()
+            self.seconds += time.perf_counter() - began
+        for matcher, row in filling.unknown:
+            matcher.learn(filling.masks.bitmask[row])
         for row, request in zip(filling.masks.bitmask, filling.requests, strict=True):
             session = request.session
             if session is None or session.is_mask_complete or request.reason is not None:

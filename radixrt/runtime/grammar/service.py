@@ -169,7 +169,7 @@ class GrammarService:
         def work() -> Entry:
             if self._judges is not None:
                 self._judges.start()  # they read the tokenizer as well, meanwhile
-            _ = self.engine
+            self.engine.vocabulary.build_look_ups()  # the loop shall not wait for them later
             return self._compiling(spec)()
 
         return work

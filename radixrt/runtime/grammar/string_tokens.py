@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 ENDED = -1
 """The state after the quote that ends a string."""
 
-NUM_STATES = 5
-"""0 between two characters of a string (or inside one of several bytes), 1 after a backslash or
-before the last digit of an escape, up to 4 with all four digits of an escape to come."""
+NUM_STATES = 6
+"""0 between two characters of a string, 1 after a backslash or before the last digit of an escape,
+up to 4 with all four digits of an escape to come, 5 within a character of several bytes (or, after
+a token of such bytes alone, perhaps between two)."""
+
+IN_CHARACTER = 5
 
 _QUOTE, _BACKSLASH, _U = 0x22, 0x5C, 0x75
+
+_IN_ESCAPE = frozenset(b'"\\/bfnrtu0123456789abcdefABCDEF')
+"""Bytes that can follow a backslash, or be within an escape."""
 
 
 class Effect(NamedTuple):
@@ -56,6 +62,12 @@ class StringTokens:
             self._within[key] = bits.view(np.int32)
         return self._within[key]
 
+    def build(self) -> None:
+        """Build all look-ups but those that depend on a limit."""
+        for state in range(NUM_STATES):
+            self.effect(state)
+        _ = self.most, self.opening, self.reopening, self.most_opening
+
     @cached_property
     def most(self) -> int:
         """A bound of the characters that a token adds."""
@@ -86,12 +98,32 @@ class StringTokens:
         return np.array(found, np.int32)
 
     def _run(self, state: int) -> Effect:
-        """Let all tokens run through the automaton of a string at once, byte by byte."""
-        lengths = np.array([len(text) for text in self._texts], np.int64)
-        by_length = np.argsort(-lengths, kind="stable")
+        if state == 0:
+            units, after = self._simulate(np.arange(len(self._texts)), 0)
+            return Effect(units.data, after.data)
+        units, after = (np.array(array) for array in self.effect(0))
+        if state == IN_CHARACTER:
+            after[(units == 0) & (after == 0) & (self._lengths > 0)] = IN_CHARACTER
+        else:  # no other token can follow
+            goes_on = [bool(text) and text[0] in _IN_ESCAPE for text in self._texts]
+            token_ids = np.flatnonzero(goes_on)
+            units[token_ids], after[token_ids] = self._simulate(token_ids, state)
+        return Effect(units.data, after.data)
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return np.array([len(text) for text in self._texts], np.int64)
+
+    def _simulate(
+        self, token_ids: NDArray[np.int64], state: int
+    ) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
+        """Let tokens run through the automaton of a string at once, byte by byte; return their
+        units and the states after them."""
+        by_length = np.argsort(-self._lengths[token_ids], kind="stable")
+        lengths = self._lengths[token_ids[by_length]]
         flat = np.frombuffer(b"".join(self._texts), np.uint8)
-        starts = (np.cumsum(lengths) - lengths)[by_length]
-        num_longer = np.searchsorted(-lengths[by_length], -np.arange(self.most), side="left")
+        starts = (np.cumsum(self._lengths) - self._lengths)[token_ids[by_length]]
+        num_longer = np.searchsorted(-lengths, -np.arange(self.most), side="left")
         units = np.zeros(len(lengths), np.int16)
         states = np.full(len(lengths), state, np.int8)
         following, counted = _automaton()
@@ -99,21 +131,33 @@ class StringTokens:
             byte, now = flat[starts[:n] + at], states[:n]
             units[:n] += counted[now, byte]
             states[:n] = following[now, byte]
+        states[states > IN_CHARACTER] = IN_CHARACTER
         back = np.argsort(by_length)
-        return Effect(units[back].data, states[back].data)
+        return units[back], states[back]
 
 
 @cache
 def _automaton() -> tuple[NDArray[np.int8], NDArray[np.int16]]:
-    """Return the state after a byte and the characters that it adds, [state, byte]; the last row,
-    which -1 means too, is ``ENDED``."""
-    following = np.zeros((NUM_STATES + 1, 256), np.int8)
-    counted = np.zeros((NUM_STATES + 1, 256), np.int16)
+    """Return the state after a byte and the characters that it adds, [state, byte]. Here 5, 6 and 7
+    have 1, 2 and 3 bytes of a character to come; the last row, which -1 means too, is ``ENDED``."""
+    following = np.zeros((9, 256), np.int8)
+    counted = np.zeros((9, 256), np.int16)
     counted[0] = (np.arange(256) & 0xC0) != 0x80
     counted[0, _QUOTE] = 0
     following[0, _BACKSLASH], following[0, _QUOTE] = 1, ENDED
+    following[0, 0xC0:0xE0], following[0, 0xE0:0xF0], following[0, 0xF0:] = 5, 6, 7
     following[1, _U] = 4
-    for state in range(2, NUM_STATES):
+    for state in (2, 3, 4, 6, 7):
         following[state] = state - 1
     following[ENDED] = ENDED
     return following, counted
+
+
+def ends_in_character(text: bytes) -> bool:
+    """Whether text ends within a character of several bytes."""
+    for num_bytes, byte in enumerate(reversed(text[-3:]), 1):
+        if byte < 0x80:
+            return False
+        if byte >= 0xC0:
+            return num_bytes < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4)
+    return False

@@ -41,7 +41,7 @@ class Vocabulary:
     def build_look_ups(self) -> None:
         """Build the look-ups that searches use now, not when they are first used."""
         _ = self.first_byte, self.lengths, self.closers, self.json_probes, self.single_bytes
-        _ = self.strings.effect(0), self.strings.opening, self.strings.reopening
+        self.strings.build()
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """Return the bytes of tokens."""

@@ -12,9 +12,15 @@ from grammar_walks import session_of, walk
 from radixrt.runtime.grammar.compile import compile_grammar
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_schema import compile_schema
-from radixrt.runtime.grammar.limits import CountLimit, take_long_limits
-from radixrt.runtime.grammar.llguidance import LlguidanceEngine, json_grammar
-from radixrt.runtime.grammar.string_tokens import ENDED, NUM_STATES, StringTokens
+from radixrt.runtime.grammar.limits import UNLIMITED, CountLimit, take_long_limits
+from radixrt.runtime.grammar.llguidance import LlguidanceEngine, LlguidanceMatcher, json_grammar
+from radixrt.runtime.grammar.string_tokens import (
+    ENDED,
+    IN_CHARACTER,
+    NUM_STATES,
+    StringTokens,
+    ends_in_character,
+)
 from radixrt.runtime.grammar.vocabulary import allowed_ids
 from radixrt.runtime.wire import GrammarSpec
 
@@ -25,10 +31,11 @@ def strings(*limits: int, least: int = 0) -> dict[str, Any]:
         f"s{at}": {"type": "string", "maxLength": limit, "minLength": min(least, limit)}
         for at, limit in enumerate(limits)
     }
+    texts["free"] = {"type": "string", "minLength": least}
     lists = {f"l{at}": {"type": "array", "items": text} for at, text in enumerate(texts.values())}
     return {
         "type": "object",
-        "properties": {**texts, **lists, "n": {"type": ["integer", "null"]}},
+        "properties": {"o": texts["free"], **texts, **lists, "n": {"type": ["integer", "null"]}},
         "required": [*texts, *lists, "n"],
         "additionalProperties": False,
     }
@@ -49,14 +56,28 @@ OPTIONAL = {
 def test_a_counted_limit_allows_what_an_automaton_of_it_allows(
     engine: LlguidanceEngine, schema: dict[str, Any], seed: int
 ) -> None:
-    counted = compile_grammar(engine, GrammarSpec("json_schema", json.dumps(schema)))
-    assert counted[0].limits
-    counting = counted[1].fork()
+    compiled, template = compile_grammar(engine, GrammarSpec("json_schema", json.dumps(schema)))
+    assert compiled.limits
     automaton = engine.build(json_grammar(json.dumps(schema), lenient=False))
     rng = np.random.default_rng(seed)
+    num_known = 0
+    for _ in range(6):  # what a text has learned serves the others
+        num_known += walk_side_by_side(engine, template.fork(), automaton.fork(), rng)
+    assert num_known > 0
+
+
+def walk_side_by_side(
+    engine: LlguidanceEngine,
+    counting: LlguidanceMatcher,
+    automaton: LlguidanceMatcher,
+    rng: np.random.Generator,
+) -> int:
+    """Take random tokens as long as masks are equal; returns how many of them were known before."""
     ours, theirs = (np.zeros(engine.mask_len, np.int32) for _ in "ab")
     texts = engine.vocabulary.texts
+    num_known = 0
     for step in range(120):
+        num_known += counting.known_mask is not None
         counting.fill(ours)
         automaton.fill(theirs)
         if automaton.forced():  # its mask has no other spelling of what is forced, valid as it is
@@ -71,27 +92,29 @@ def test_a_counted_limit_allows_what_an_automaton_of_it_allows(
         rare = [i for i in ids.tolist() if texts[i][:1] in b'"\\' or texts[i][:1] >= b"\x80"]
         pool = rare if rare and rng.random() < 0.4 else ids
         token = int(pool[rng.integers(len(pool))])
-        forced = counting.forced()
         if step % 3 == 0:
             counting.advance(token)
             counting.rollback(1)
         if step % 5 == 0:
             counting = counting.fork()
-        assert not forced or counting.try_advance(forced) == automaton.try_advance(forced)
-        if not forced:
+        forced = counting.forced()
+        if forced:
+            assert counting.try_advance(forced) == automaton.try_advance(forced)
+        else:
             counting.advance(token)
             automaton.advance(token)
+    return num_known
 
 
 def test_a_text_that_passes_a_counted_limit_is_not_taken(engine: LlguidanceEngine) -> None:
     _, matcher = compile_grammar(engine, GrammarSpec("json_schema", json.dumps(strings(3))))
     encode = engine.vocabulary.encode
-    assert not matcher.try_advance(encode(b'{"s0":"abcd","l0":["'))
-    assert not matcher.try_advance(encode(b'{"s0":"abc","l0":["a","abcd'))
-    assert matcher.try_advance(encode(b'{"s0":"abc","l0":["a","ab'))
+    assert not matcher.try_advance(encode(b'{"s0":"abcd","free":"'))
+    assert not matcher.try_advance(encode(b'{"s0":"abc","free":"abcd","l0":["a","abcd'))
+    assert matcher.try_advance(encode(b'{"s0":"abc","free":"abcd","l0":["a","ab'))
     matcher.rollback(1)
     restarted = matcher.restarted()
-    assert restarted.try_advance(encode(b'{"s0":"abc","l0":[],"n":null}'))
+    assert restarted.try_advance(encode(b'{"s0":"abc","free":"","l0":[],"l1":[],"n":null}'))
     assert restarted.is_accepting
 
 
@@ -152,12 +175,14 @@ def test_limits_of_plain_strings_are_counted_wherever_they_are() -> None:
             "a/b": text,
             "c": {"type": "array", "items": {"properties": {"d": {**text, "title": "D"}}}},
             "e": {"oneOf": [{"type": "null"}, text]},
+            "f": {"type": "string", "minLength": 3},
         },
         "required": ["a/b"],
     }
     _, limits = take_long_limits(schema)
-    assert [limit.pointer for limit in limits.counted] == ["/a~1b", "/c/*/d", "/e"]
-    assert take_long_limits(text)[1].counted == [CountLimit("", "maxLength", 5)]
+    assert [limit.pointer for limit in limits.counted] == ["/a~1b", "/c/*/d", "/e", "/f"]
+    assert limits.counted[-1] == CountLimit("/f", "maxLength", UNLIMITED, 3)
+    assert take_long_limits(text)[1].counted == [CountLimit("", "maxLength", 5, 0)]
 
 
 def test_a_counted_limit_is_reported_as_enforced(engine: LlguidanceEngine) -> None:
@@ -169,17 +194,17 @@ def test_a_counted_limit_is_reported_as_enforced(engine: LlguidanceEngine) -> No
 def test_what_tokens_add_to_a_string_is_what_a_reader_finds(
     engine: LlguidanceEngine, state: int
 ) -> None:
-    beginning = {0: b'"a', 1: b'"\\', 4: b'"\\u', 3: b'"\\u0', 2: b'"\\u00'}[state]
+    begun = (b'"a', b'"\\', b'"\\u00', b'"\\u0', b'"\\u', '"é'.encode()[:-1])[state]
+    rest = (b"", b"n", b"1f", b"01f", b"001f", b"\xa9")[state]
     texts = [text for text in engine.vocabulary.texts if text][:2000]
-    rest = {0: b"", 1: b"n", 2: b"1f", 3: b"01f", 4: b"001f"}[state]
     texts += [rest + text for text in (b"", b'b"', "é漢".encode(), b'\\"\\\\x"y', b"\\u00e9z\\n")]
+    texts += [rest + "漢".encode()[:cut] for cut in (1, 2)]
     found = StringTokens(texts).effect(state)
     for at, text in enumerate(texts):
-        if not text.startswith(rest):
+        if not text.startswith(rest) or (state == 0 and b"\x80" <= text[:1] < b"\xc0"):
             continue  # no text of JSON
         reader = JsonPath()
-        reader.feed(beginning)
-        assert reader.escape == state
+        reader.feed(begun)
         before, ends = reader.length, False
         for byte in text:
             reader.feed(bytes((byte,)))
@@ -187,7 +212,20 @@ def test_what_tokens_add_to_a_string_is_what_a_reader_finds(
                 ends = True
                 break
         assert found.units[at] == reader.length - before
-        assert found.after[at] == (ENDED if ends else reader.escape)
+        if ends:
+            assert found.after[at] == ENDED
+        elif ends_in_character(begun + text) or text == b"\xa9":
+            assert found.after[at] == IN_CHARACTER
+        else:
+            assert found.after[at] == reader.escape
+
+
+@pytest.mark.parametrize("text", ["aé", "漢", "😀"])
+def test_a_text_ends_in_a_character_unless_all_of_it_is_there(text: str) -> None:
+    data = b"x" + text.encode()
+    whole = [len(("x" + text[:n]).encode()) for n in range(len(text) + 1)]
+    for cut in range(1, len(data) + 1):
+        assert ends_in_character(data[:cut]) == (cut not in whole)
 
 
 def test_the_tokens_within_a_limit_are_those_that_add_no_more() -> None:
