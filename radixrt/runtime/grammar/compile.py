@@ -152,7 +152,7 @@ def _compile_schema(
     )
     if spec.heal:
         return compiled, build(engine, compiled, spec.kind)
-    return compiled, counting(schema.matcher, compiled.limits, engine.vocabulary, 0)
+    return compiled, schema.matcher
 
 
 def _lark(spec: GrammarSpec) -> str:

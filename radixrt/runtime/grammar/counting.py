@@ -301,7 +301,10 @@ class CountingMatcher(LlguidanceMatcher):
 
 
 def counting(
-    matcher: LlguidanceMatcher, limits: Sequence[CountLimit], vocabulary: Vocabulary, skipped: int
+    matcher: LlguidanceMatcher,
+    limits: Sequence[CountLimit],
+    vocabulary: Vocabulary,
+    skipped: int = 0,
 ) -> LlguidanceMatcher:
     """Return a matcher out of one at its start that keeps to ``limits`` as well, in JSON that comes
     after ``skipped`` bytes of other text."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.counting import counting
 from radixrt.runtime.grammar.enforcement import Keyword, report
 from radixrt.runtime.grammar.lark import json_rule
 from radixrt.runtime.grammar.layout import laid_out
@@ -86,16 +87,18 @@ def compile_schema(
     keywords = report(schema, normalised, warnings, limits.checked)
     if strict:
         _refuse_unenforced(keywords)
+    counted = limits.counted
+    if any_order:  # what follows depends on which properties there were
+        counted = [limit._replace(least=-1) for limit in counted]
     return SchemaGrammar(
         grammar,
-        matcher,
+        counting(matcher, counted, engine.vocabulary),
         schema,
         normalised,
         lark,
         keywords,
         tuple(warnings),
-        # In any order, what follows depends on which properties there were.
-        tuple(limit._replace(least=-1) if any_order else limit for limit in limits.counted),
+        tuple(counted),
         spaced,
     )
 
