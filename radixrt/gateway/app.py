@@ -38,20 +38,18 @@ ROUTERS = [
 """What makes the routes, each from the ``Service`` that they share."""
 
 
-def build_app(settings: GatewaySettings) -> ASGIApp:
-    """Return the application, whose start connects to the runtime."""
+def build_app(settings: GatewaySettings, link: RuntimeLink) -> ASGIApp:
+    """Return the application, whose start opens the link to the runtime and whose end closes it."""
     answers: Counter[tuple[str, int]] = Counter()
-    service = Service(
-        settings, RuntimeLink(settings.endpoint), Bodies(settings.max_body_bytes), answers
-    )
+    service = Service(settings, link, Bodies(settings.max_body_bytes), answers)
 
     @asynccontextmanager
     async def connected(_: FastAPI) -> AsyncIterator[None]:
-        service.link.start()
+        link.start()
         try:
             yield
         finally:
-            await service.link.close()
+            await link.close()
 
     app = FastAPI(
         title=settings.title,
