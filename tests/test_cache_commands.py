@@ -54,7 +54,7 @@ def test_a_trace_without_programs_has_no_signals(
     [
         (("cachesim", "no such file"), "no such file"),
         (("cachetrace", "robots", "x"), "conversations, agents"),
-        (("explain", "nowhere"), "endpoint"),
+        (("explain", "--endpoint", "nowhere"), "endpoint"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -84,14 +84,14 @@ def test_explain_tells_what_a_runtime_did(
 ) -> None:
     with rt.Runtime(memory="128MiB") as runtime:
         # The command connects to a runtime; this one is in the process already.
-        monkeypatch.setattr("radixrt.lang.backend.connect", lambda endpoint: runtime)
+        monkeypatch.setattr("radixrt.lang.backend.connect", lambda endpoint, **keys: runtime)
 
         @rt.function
         def program(s: rt.ProgramState) -> None:
             s += "Tell me about the sea." + rt.gen("x", max_tokens=2)
 
         program.run(backend=runtime)
-        code, out, _ = run(capsys, "explain", "ipc:///nowhere", "--last", "1")
+        code, out, _ = run(capsys, "explain", "--endpoint", "ipc:///nowhere", "--last", "1")
     assert code == 0
     assert "generate (call" in out
     assert "never seen" in out
