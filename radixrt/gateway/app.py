@@ -21,6 +21,7 @@ from radixrt.gateway.body import Bodies
 from radixrt.gateway.errors import ApiError
 from radixrt.gateway.gate import Gate
 from radixrt.gateway.link import RuntimeLink
+from radixrt.gateway.reasoning import ReasoningPrompts
 from radixrt.gateway.service import Service
 from radixrt.gateway.settings import GatewaySettings
 
@@ -41,7 +42,9 @@ ROUTERS = [
 def build_app(settings: GatewaySettings, link: RuntimeLink) -> ASGIApp:
     """Return the application, whose start opens the link to the runtime and whose end closes it."""
     answers: Counter[tuple[str, int]] = Counter()
-    service = Service(settings, link, Bodies(settings.max_body_bytes), answers)
+    service = Service(
+        settings, link, Bodies(settings.max_body_bytes), ReasoningPrompts(link), answers
+    )
 
     @asynccontextmanager
     async def connected(_: FastAPI) -> AsyncIterator[None]:

@@ -118,8 +118,7 @@ class Tokenizer:
 
     def control_tokens(self, names: Iterable[str]) -> dict[int, str]:
         """Return the control tokens of those names that there are, with their names."""
-        found = {self._id_of(name): name for name in names if name}
-        return {i: name for i, name in found.items() if i is not None and self.is_special(i)}
+        return {self.special_ids[name]: name for name in names if name in self.special_ids}
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is one of the control tokens that text cannot spell."""
