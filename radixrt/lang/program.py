@@ -99,13 +99,13 @@ class Function:
                 name=f"radixrt-{self._body.__name__}",
                 daemon=True,
             )
-            execution.is_running = True
+            execution.body.is_running = True
             thread.start()
             return state
         with _abandoned_on_error(execution):
             self.execute(state, args, arguments)
-            execution.settle()
-            execution.deadline = None
+            execution.calls.settle()
+            execution.body.deadline = None
         return state
 
     async def arun(
@@ -132,8 +132,8 @@ class Function:
                 loop = asyncio.get_running_loop()
                 run = functools.partial(self.execute, state, args, arguments)
                 await loop.run_in_executor(execution.backend.bodies, run)
-            await execution.settle_in_loop()
-            execution.deadline = None
+            await execution.calls.settle_in_loop()
+            execution.body.deadline = None
         return state
 
     @overload
