@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from radixrt.elsewhere import option_hint
 from radixrt.errors import ConfigError
 from radixrt.settings import did_you_mean
 
@@ -129,7 +130,8 @@ class RuntimeConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(options.keys() - known)
         if unknown:
-            hint = did_you_mean(unknown[0], known)
+            other = option_hint(unknown[0])
+            hint = f"; {other}" if other else did_you_mean(unknown[0], known)
             raise ConfigError(
                 f"unknown option {', '.join(unknown)}{hint}; known: {', '.join(sorted(known))}"
             )

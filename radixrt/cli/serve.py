@@ -36,18 +36,14 @@ def serve(given: dict[str, Given]) -> None:
     from radixrt.cli.api_keys import read_keys
     from radixrt.cli.serve_options import ServeOptions
     from radixrt.config import RuntimeConfig
-    from radixrt.errors import ConfigError
+    from radixrt.model_directory import check_model_directory
 
     with reporting():
         config: RuntimeConfig = config_of(RuntimeConfig, given)
         options: ServeOptions = config_of(ServeOptions, given)
         config.resolve()  # says what is wrong before anything is loaded
         options.check()
-        if not config.model_path.is_dir():
-            raise ConfigError(
-                f"model={config.model}: no such directory; give one in Hugging Face format, or "
-                "none for the model that ships"
-            )
+        check_model_directory(config.model_path)
 
         def gateway(endpoint: str, port: int | None) -> bytes:
             settings = options.gateway(

@@ -10,6 +10,7 @@ from typing import Any
 
 from radixrt.cli.client_options import ClientOptions
 from radixrt.errors import ConfigError, InvalidArgument
+from radixrt.model_directory import check_model_directory
 from radixrt.settings import Given
 
 
@@ -97,11 +98,8 @@ class Where:
                     f"{option} is a runtime that serves its model already: leave out the model and "
                     "--set"
                 )
-        if self.model is not None and not self.model.is_dir():
-            raise ConfigError(
-                f"model={self.model}: no such directory; give one in Hugging Face format, or none "
-                "for the model that ships"
-            )
+        if self.model is not None:
+            check_model_directory(self.model)
 
 
 def schema_of(text: str) -> str:

@@ -24,8 +24,16 @@ from radixrt.gateway.link import RuntimeLink
 from radixrt.gateway.reasoning import ReasoningPrompts
 from radixrt.gateway.service import Service
 from radixrt.gateway.settings import GatewaySettings
+from radixrt.settings import did_you_mean
 
 log = logging.getLogger(__name__)
+
+_ELSEWHERE = {
+    "/generate": "POST /v1/completions",
+    "/docs": "GET /openapi.json, or the page at /",
+    "/v1": "POST /v1/chat/completions",
+}
+"""Routes of other servers → what to use of ours."""
 
 ROUTERS = [
     chat.router,
@@ -89,14 +97,25 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 404:
-        known = ApiError(404, f"there is no route {request.method} {path}", code="not_found")
+        hint = _nearest(path, request.method, request.app)
+        text = f"there is no route {request.method} {path}{hint}; GET /openapi.json has them all"
+        known = ApiError(404, text, code="not_found")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("allow", "")
+        allowed = ", ".join(map(str.upper, request.app.openapi()["paths"].get(path, ())))
         text = f"{path} does not take {request.method}; use {allowed or 'another method'}"
         known = ApiError(405, text, code="method_not_allowed", headers={"allow": allowed})
     else:
         known = ApiError(error.status_code, str(error.detail))
     return error_response(known)
+
+
+def _nearest(path: str, method: str, app: FastAPI) -> str:
+    """Return "; did you mean …?" for a route that a path without one could mean, or nothing."""
+    if path in _ELSEWHERE:
+        return f"; use {_ELSEWHERE[path]}"
+    routes = app.openapi()["paths"]
+    paths = [path for path, methods in routes.items() if method.lower() in methods]
+    return did_you_mean(f"/v1{path}" if f"/v1{path}" in paths else path, paths)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

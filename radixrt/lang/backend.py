@@ -207,11 +207,10 @@ class RuntimeEndpoint(Backend):
         others.
         """
         if not isinstance(endpoint, str) or not endpoint.startswith(("ipc://", "tcp://")):
-            raise InvalidArgument(
-                "endpoint",
-                endpoint,
-                "use the endpoint that `radixrt serve` prints: ipc:// or tcp://",
-            )
+            way_out = "use the endpoint that `radixrt serve` prints: ipc:// or tcp://"
+            if str(endpoint).startswith(("http://", "https://")):
+                way_out += "; an HTTP address is for radixrt.OpenAI('http://HOST:PORT/v1')"
+            raise InvalidArgument("endpoint", endpoint, way_out)
         self.endpoint_url = endpoint
         curve = read_curve(server_key, client_key, endpoint=endpoint)
         transport = ZmqTransport(endpoint, timeout_s=timeout_s, curve=curve)

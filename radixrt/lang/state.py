@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from radixrt.errors import InvalidArgument, RadixError
 from radixrt.lang import growing, notebook, streaming
@@ -41,6 +41,16 @@ class ProgramState:
         """Execute an expression, or append text. Does not wait for its result."""
         self.execution.execute(expression(other), caller())
         return self
+
+    if not TYPE_CHECKING:  # for people; a type checker finds both without them
+
+        def __add__(self, other: object) -> NoReturn:
+            raise InvalidArgument("s + …", other, "write s += …; to go on in two ways, fork first")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            is_variable = "execution" in self.__dict__ and name in self
+            hint = f"; its variable is s[{name!r}]" if is_variable else ""
+            raise AttributeError(f"'ProgramState' has no attribute {name!r}{hint}")
 
     # ------------------------------------------------------------ chat roles and scopes
 

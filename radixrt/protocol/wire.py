@@ -102,6 +102,8 @@ TAGS: dict[str, type[Message]] = {
 }
 """The one table from a frame's tag to the class it may become."""
 
+_OTHER_VERSION = "use the same version of radixrt at both ends"
+
 _CHUNK_FRAME = b'["chunk",'
 
 _CHUNK = msgspec.json.Decoder(tuple[Literal["chunk"], Chunk])
@@ -137,12 +139,15 @@ def decode(frame: bytes | memoryview) -> Message:
     tag, fields = parsed
     cls = TAGS.get(tag)
     if cls is None:
-        raise ProtocolError(f"unknown message {tag[:40]!r}; known: {', '.join(TAGS)}")
+        raise ProtocolError(
+            f"unknown message {tag[:40]!r}; {_OTHER_VERSION}; known: {', '.join(TAGS)}"
+        )
     if not isinstance(fields, dict):
         raise ProtocolError(f"fields of {tag!r} are not an object")
     unknown = fields.keys() - cls.__dataclass_fields__.keys()
     if unknown:
-        raise ProtocolError(f"unknown fields of {tag!r}: {', '.join(sorted(unknown))[:200]}")
+        names = ", ".join(sorted(unknown))[:200]
+        raise ProtocolError(f"unknown fields of {tag!r}: {names}; {_OTHER_VERSION}")
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as error:
