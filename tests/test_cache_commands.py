@@ -91,7 +91,7 @@ def test_explain_tells_what_a_runtime_did(
             s += "Tell me about the sea." + rt.gen("x", max_tokens=2)
 
         program.run(backend=runtime)
-        code, out, _ = run(capsys, "explain", "--endpoint", "ipc:///nowhere", "--last", "1")
+        code, out, _ = run(capsys, "explain", "ipc:///nowhere", "--last", "1")
     assert code == 0
     assert "generate (call" in out
     assert "never seen" in out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radixrt.cli.client_options import ClientOptions, Endpoint
 from radixrt.cli.options import with_settings
 from radixrt.cli.reporting import reporting
 from radixrt.errors import InvalidArgument
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 def register(application: Any) -> None:
     """Add the commands to the command line."""
-    from radixrt.cli.client_options import ClientOptions
-
     application.command()(cachesim)
     application.command()(cachetrace)
     application.command()(with_settings(explain, ClientOptions))
@@ -62,12 +61,11 @@ def cachetrace(
 
 def explain(
     given: dict[str, Given],
+    where: Endpoint = "",
     last: Annotated[int, typer.Option(help="How many of the latest calls.")] = 16,
 ) -> None:
     """Say what became of the prompt tokens of a runtime's latest calls, and why some missed."""
-    from radixrt.cli.client_options import ClientOptions
-
-    with reporting(), ClientOptions.of(given).connect() as backend:
+    with reporting(), ClientOptions.of(given, where).connect() as backend:
         print(backend.explain(last))
 
 

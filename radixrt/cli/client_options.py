@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from radixrt.errors import ConfigError
 
 if TYPE_CHECKING:
     from radixrt.lang import RuntimeEndpoint
     from radixrt.settings import Given
+
+
+Endpoint = Annotated[str, typer.Argument(metavar="[ENDPOINT]", help="As --endpoint.")]
+"""The argument of commands that are about a running runtime alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +35,14 @@ class ClientOptions:
     (``NAME.key_secret``; ``radixrt keygen`` makes both)."""
 
     @classmethod
-    def of(cls, given: Mapping[str, Given]) -> ClientOptions:
-        """Return the given ones. Raises ``ConfigError`` without an endpoint."""
+    def of(cls, given: Mapping[str, Given], endpoint: str = "") -> ClientOptions:
+        """Return the given ones; ``endpoint`` is one that was written without its flag. Raises
+        ``ConfigError`` without any."""
         from radixrt.cli.options import config_of
 
         options: ClientOptions = config_of(cls, given)
+        if endpoint:
+            options = replace(options, endpoint=endpoint)
         if not options.endpoint:
             raise ConfigError(
                 "endpoint: say where the runtime is, with --endpoint or the variable "

@@ -47,7 +47,7 @@ def with_settings(
         *([_parameter(ARGUMENT, model)] if ARGUMENT in settings else []),
         *own,
         *(_option(setting) for setting in flag_settings.values()),
-        _parameter("config", Annotated[Path | None, typer.Option(help=_CONFIG_HELP)]),
+        _parameter("config", Annotated[Path | None, typer.Option(help=_config_help(settings))]),
         *(_option(setting) for name, setting in settings.items() if name != ARGUMENT),
     ]
 
@@ -73,11 +73,14 @@ def config_of(config: type[Any], given: Mapping[str, Given]) -> Any:
     return config(**{name: given[name].value for name in settings_of(config)})
 
 
-_CONFIG_HELP = (
-    "TOML file with the options that follow here: page_size = 16 for --page-size 16. Each of them "
-    "can also be set by a variable: RADIXRT_PAGE_SIZE=16. Flags come before variables, those "
-    f"before the file. [variable: {CONFIG_VARIABLE}]"
-)
+def _config_help(settings: Mapping[str, Setting]) -> str:
+    name, value = ("page_size", "16") if "page_size" in settings else ("endpoint", "'ipc://PATH'")
+    setting = settings[name]
+    return (
+        f"TOML file with the options that follow here: {name} = {value} for {setting.flag} "
+        f"{value.strip(chr(39))}. Each of them can also be set by a variable: {setting.variable}. "
+        f"Flags come before variables, those before the file. [variable: {CONFIG_VARIABLE}]"
+    )
 
 
 def _every_setting() -> dict[str, Setting]:
