@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from radixrt.gateway.reasoning import ReasoningPiece, ReasoningReader
+from typing import Any
+
+from radixrt.gateway.reasoning import Reasoning, ReasoningPiece, ReasoningReader
 from radixrt.gateway.tool_stream import Piece, TextPiece, ToolReader
+from radixrt.gateway.tools import ToolUse
 
 AnswerPiece = ReasoningPiece | Piece
+
+
+def answer_reader(
+    reasoning: Reasoning | None, tools: ToolUse | None, style: dict[str, Any]
+) -> AnswerReader | None:
+    """Return what reads an output; None where all of it is the answer's text. ``style``: how calls
+    are written, as the runtime describes it."""
+    if reasoning is None and tools is None:
+        return None
+    return AnswerReader(
+        None if reasoning is None else ReasoningReader(reasoning),
+        None if tools is None else ToolReader(style, free=tools.choice == "auto"),
+    )
 
 
 class AnswerReader:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from radixrt.gateway.answer_reader import AnswerReader
+from radixrt.gateway.answer_reader import AnswerReader, answer_reader
 from radixrt.gateway.chat_request import ChatRequest
 from radixrt.gateway.logprobs import chat_logprobs
-from radixrt.gateway.reasoning import Reasoning, ReasoningPiece, ReasoningReader
-from radixrt.gateway.tool_stream import CallArguments, CallBegin, TextPiece, ToolReader
+from radixrt.gateway.reasoning import Reasoning, ReasoningPiece
+from radixrt.gateway.tool_stream import CallArguments, CallBegin, TextPiece
 from radixrt.gateway.tools import ToolUse, call_id
 from radixrt.gateway.usage import finish_reason, stop_reason, usage_of
 from radixrt.protocol import Constraint, Finished, Output, Sampling
@@ -32,14 +32,7 @@ class ChatCall:
 
     def reader(self) -> AnswerReader | None:
         """Return what reads an output; None where all of it is the answer's text."""
-        if self.tools is None and self.reasoning is None:
-            return None
-        return AnswerReader(
-            None if self.reasoning is None else ReasoningReader(self.reasoning),
-            None
-            if self.tools is None
-            else ToolReader(self.style, free=self.tools.choice == "auto"),
-        )
+        return answer_reader(self.reasoning, self.tools, self.style)
 
     @property
     def shows_reasoning(self) -> bool:

@@ -60,8 +60,8 @@ class ReasoningPrompts:
         messages: list[dict[str, Any]],
         template_kwargs: dict[str, Any],
         *,
-        opens_answer: bool,
-        is_continued: bool,
+        opens_answer: bool = True,
+        is_continued: bool = False,
     ) -> Reasoning | None:
         """Return how the answer to a conversation reasons; None when it does not.
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import radixrt
 from radixrt.gateway.reasoning import Reasoning, ReasoningReader
+from radixrt.gateway.response_items import messages_of
 
 CHAT = "/v1/chat/completions"
 
@@ -224,3 +225,65 @@ def test_reasoning_that_is_no_text_is_refused(thinking: Gateway) -> None:
     messages = [{"role": "assistant", "content": "Yes.", "reasoning_content": 3}]
     error = thinking.refused(CHAT, messages=messages)
     assert error["param"] == "messages[0].reasoning_content"
+
+
+# ---------------------------------------------------------------- responses, and programs
+
+
+def response(text: str, **fields: Any) -> dict[str, Any]:
+    body = saying(text, **fields)
+    del body["messages"], body["max_tokens"]
+    return {"input": "Is it?", "max_output_tokens": 100, **body}
+
+
+def test_a_response_has_its_reasoning_as_an_item(thinking: Gateway) -> None:
+    answer = thinking.ok("/v1/responses", **response("<think>Hm.</think>Yes."))
+    thought, message = answer["output"]
+    assert (thought["type"], thought["content"][0]["text"]) == ("reasoning", "Hm.")
+    assert (message["type"], message["content"][0]["text"]) == ("message", "Yes.")
+
+
+def test_a_streamed_response_has_the_events_of_its_reasoning(thinking: Gateway) -> None:
+    answer = thinking.post("/v1/responses", stream=True, **response("<think>Hm.</think>Yes."))
+    data = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    events = [json.loads(line) for line in data]
+    deltas = [e["delta"] for e in events if e["type"] == "response.reasoning_text.delta"]
+    assert "".join(deltas) == "Hm."
+    kinds = [event["type"] for event in events]
+    done = kinds.index("response.reasoning_text.done")
+    assert events[done]["text"] == "Hm."
+    # The items follow one another: the first is whole before the second begins.
+    added = [e["item"]["type"] for e in events if e["type"] == "response.output_item.added"]
+    assert added == ["reasoning", "message"]
+    assert kinds.index("response.output_item.done") < kinds.index("response.output_text.delta")
+    whole = events[-1]["response"]
+    assert [item["type"] for item in whole["output"]] == ["reasoning", "message"]
+    assert whole["output"][1]["content"][0]["text"] == "Yes."
+
+
+def test_the_reasoning_of_an_earlier_response_belongs_to_its_message() -> None:
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    told = messages_of(
+        None,
+        [
+            {"role": "user", "content": "Is it?"},
+            thought,
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "And now?"},
+            {"type": "reasoning", "summary": [], "encrypted_content": "…"},
+            thought,
+            {"type": "function_call", "name": "clock", "arguments": "{}"},
+            thought,
+        ],
+    )
+    assert [message.get("reasoning_content") for message in told] == [None, "Hm.", None, "Hm."]
+
+
+def test_a_program_has_the_whole_text(thinking: Gateway) -> None:
+    @radixrt.function
+    def ask(s: radixrt.ProgramState) -> None:
+        s += radixrt.user("Is it?")
+        s += radixrt.assistant(radixrt.gen("x", regex="<think>Hm[.]</think>Yes", max_tokens=40))
+
+    with radixrt.OpenAI(f"{thinking.url}/v1") as backend:
+        assert ask.run(backend=backend)["x"] == "<think>Hm.</think>Yes"
