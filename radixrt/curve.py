@@ -97,12 +97,12 @@ class Handshake:
         import zmq.utils.monitor
 
         while int(self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
-            event = zmq.utils.monitor.recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            told = zmq.utils.monitor.recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            if told["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._broken_since = None
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            elif told["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise KeysRefused(self._not_allowed())
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            elif told["value"] == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
                 raise KeysRefused(self._other_way())
             elif self._broken_since is None:
                 self._broken_since = time.monotonic()

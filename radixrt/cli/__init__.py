@@ -26,17 +26,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     try:
         _application()(args=words, prog_name="radixrt")
+    except KeyboardInterrupt:  # before a command, or between two of its steps
+        sys.exit(130)
+
+
+def _application() -> Any:
+    try:
+        return _with_commands()
     except ImportError as error:  # the client alone has no command line
         print(
             f"radixrt: {error}; the command needs more: pip install radixrt[runtime]",
             file=sys.stderr,
         )
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
-def _application() -> Any:
+def _with_commands() -> Any:
     import typer
 
     application = typer.Typer(

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radixrt.cli.reporting import reporting
-from radixrt.settings import Given, Setting, effective, settings_of, unknown_variables
+from radixrt.settings import DEFAULT, Given, Setting, effective, settings_of, unknown_variables
 
 ARGUMENT = "model"
 """The setting that is the command's argument rather than an option."""
 
 CONFIG_VARIABLE = "RADIXRT_CONFIG"
 
-ELSEWHERE = ("RADIXRT_API_KEY", "RADIXRT_ADMIN_KEY", "RADIXRT_TRACE", CONFIG_VARIABLE)
+OTHER_VARIABLES = ("RADIXRT_API_KEY", "RADIXRT_ADMIN_KEY", "RADIXRT_TRACE", CONFIG_VARIABLE)
 """Variables of ours that are no settings: keys, which are never shown, and files' names."""
 
 
@@ -56,7 +56,9 @@ def with_settings(
         given = {}
         for name, setting in flag_settings.items():
             value = _flag_value(setting, flags.pop(name))
-            given[name] = Given(setting.default if value is None else value, setting.flag)
+            given[name] = (
+                Given(setting.default, DEFAULT) if value is None else Given(value, setting.flag)
+            )
         with reporting():
             given |= _given(settings, flags)
         run(given=given, **others)
@@ -74,12 +76,13 @@ def config_of(config: type[Any], given: Mapping[str, Given]) -> Any:
 
 
 def _config_help(settings: Mapping[str, Setting]) -> str:
-    name, value = ("page_size", "16") if "page_size" in settings else ("endpoint", "'ipc://PATH'")
-    setting = settings[name]
+    has_pages = "page_size" in settings
+    setting = settings["page_size" if has_pages else "endpoint"]
+    value, text = ("16", "16") if has_pages else ("ipc://PATH", '"ipc://PATH"')
     return (
-        f"TOML file with the options that follow here: {name} = {value} for {setting.flag} "
-        f"{value.strip(chr(39))}. Each of them can also be set by a variable: {setting.variable}. "
-        f"Flags come before variables, those before the file. [variable: {CONFIG_VARIABLE}]"
+        f"TOML file with the options that follow here: {setting.name} = {text} for {setting.flag} "
+        f"{value}. Each of them can also be set by a variable: {setting.variable}={value}. Flags "
+        f"come before variables, those before the file. [variable: {CONFIG_VARIABLE}]"
     )
 
 
@@ -94,7 +97,7 @@ def _every_setting() -> dict[str, Setting]:
 
 def _given(settings: Mapping[str, Setting], flags: dict[str, Any]) -> dict[str, Given]:
     every = _every_setting()
-    for line in unknown_variables(every, os.environ, *ELSEWHERE):
+    for line in unknown_variables(every, os.environ, *OTHER_VARIABLES):
         print(f"radixrt: {line}", file=sys.stderr)
     named = os.environ.get(CONFIG_VARIABLE)
     file = flags.pop("config") or (Path(named) if named else None)

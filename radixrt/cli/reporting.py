@@ -16,9 +16,7 @@ def reporting() -> Iterator[None]:
     """Run a command; what it raises for its user to mend ends it with one line."""
     try:
         yield
-    except (
-        ProgramError
-    ) as error:  # the command's own program: its source line tells nobody anything
+    except ProgramError as error:  # of the command's own program: its line is no news
         print(f"radixrt: {str(error.cause).strip()}", file=sys.stderr)
         raise typer.Exit(1) from None
     except (RadixError, OSError) as error:
