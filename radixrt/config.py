@@ -44,8 +44,9 @@ class RuntimeConfig:
     """New tokens of one step (the chunk budget); 0 derives it: 512 on a CPU, 8192 on a GPU."""
 
     mixed_step_tokens: int = 0
-    """New tokens of a step in which requests decode, theirs included; prompts get half of it at
-    least. 0 derives it: 384 on a GPU, on a CPU as many as ``max_step_tokens``."""
+    """New tokens of a step in which requests decode, theirs included; prompts get an eighth of it
+    at least, and a token for every four that decode. 0 derives it: 512 on a GPU, on a CPU as many
+    as ``max_step_tokens``."""
 
     context_length: int = 0
     """Longest prompt plus generation; 0 is the model's."""
@@ -176,7 +177,7 @@ class RuntimeConfig:
         return {
             "max_running": max_running,
             "max_step_tokens": max_step_tokens,
-            "mixed_step_tokens": self.mixed_step_tokens or (384 if is_gpu else max_step_tokens),
+            "mixed_step_tokens": self.mixed_step_tokens or (512 if is_gpu else max_step_tokens),
             "overlap": int(is_gpu) if self.overlap == -1 else self.overlap,
         }
 
