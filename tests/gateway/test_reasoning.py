@@ -83,6 +83,14 @@ def test_reasoning_that_is_cut_off_is_no_answer(thought: str, rest: str, cuts: l
     assert reader.is_reasoning
 
 
+def test_the_tokens_of_reasoning_end_with_its_closing_tag() -> None:
+    reasoning = Reasoning("<think>", "</think>", closing_id=7, is_open=True)
+    assert reasoning.num_tokens((1, 2, 7, 3), is_whole=False) == 3
+    assert reasoning.num_tokens((1, 2), is_whole=True) == 2
+    assert reasoning.num_tokens((1, 2), is_whole=False) == 0
+    assert Reasoning("<think>", "</think>").num_tokens((1, 2), is_whole=False) == 0
+
+
 @given(answer=texts, rest=st.sampled_from(["", "<", "<think", "</think>"]))
 def test_an_answer_without_reasoning_is_all_said(answer: str, rest: str) -> None:
     reader = ReasoningReader(Reasoning("<think>", "</think>"))
