@@ -345,7 +345,8 @@ class _DealerLoop:
             ready = dict(poller.poll(self._poll_ms()))
             if self._wake_read in ready:
                 os.read(self._wake_read, 65536)
-            self._handshake.read()
+            if self._handshake.socket in ready or self._handshake.due is not None:
+                self._handshake.read()
             self._receive_all()
             self._ping_when_due()
             self._send_all()
