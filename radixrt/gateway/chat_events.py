@@ -62,12 +62,13 @@ class ChatWriter:
                 events += self._event(index, delta, logprobs, chunk.token_ids)
             return events
         pieces = self._shown(reader.feed(chunk.text))
-        if not pieces and chunk.logprobs:
+        has_ids = self._call.request.return_token_ids and chunk.token_ids
+        if not pieces and (chunk.logprobs or has_ids):
             pieces = [TextPiece("")]
         for position, piece in enumerate(pieces):
-            # Logprobs stand at the first event of the tokens they belong to.
-            own = b"null" if position else logprobs
-            events += self._event(index, self._delta(index, piece), own)
+            # Tokens and logprobs stand at the first event of the text they belong to.
+            own = (b"null", ()) if position else (logprobs, chunk.token_ids)
+            events += self._event(index, self._delta(index, piece), *own)
         return events
 
     def end(self, finished: Finished) -> bytes:

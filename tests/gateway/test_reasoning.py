@@ -147,6 +147,13 @@ def test_reasoning_is_a_field_of_its_own(
     assert streamed(thinking.events(CHAT, **request)) == ("Hm.", "Yes.")
 
 
+def test_the_tokens_of_a_stream_are_all_told(thinking: Gateway) -> None:
+    request = saying("<think>Hm.</think>Yes.", return_token_ids=True)
+    whole = thinking.ok(CHAT, **request)["choices"][0]["token_ids"]
+    choices = [event["choices"][0] for event in thinking.events(CHAT, **request)]
+    assert [i for choice in choices for i in choice.get("token_ids", ())] == whole
+
+
 @pytest.mark.parametrize(
     ("fields", "reasoning", "content"),
     [
