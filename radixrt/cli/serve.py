@@ -55,7 +55,7 @@ def serve(given: dict[str, Given]) -> None:
             keys = read_keys(options.api_key_file, options.admin_key_file, os.environ)
             gateway("ipc://to-be-chosen", None)
             check_address(options.host, options.port)
-        from radixrt.runtime.serving.endpoints import ServerCurve
+        from radixrt.runtime.endpoints import ServerCurve
         from radixrt.runtime.serving.gateway_process import HttpService
         from radixrt.runtime.serving.server import Server
 

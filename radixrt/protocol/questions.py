@@ -85,7 +85,7 @@ class DescribeTokenizer:
     ``special_tokens`` (name such as ``eos_token`` → text), ``special_token_ids`` (name → id),
     ``added_special_tokens`` (text → id of every control token), ``end_ids``, ``max_context``,
     ``chat_template`` (None without one), ``tool_format`` (how the model writes tool calls, the
-    fields of ``runtime.frontend.tool_calls.ToolFormat``), ``reasoning`` (the ``opening`` and
+    fields of ``runtime.grammar.tool_calls.ToolFormat``), ``reasoning`` (the ``opening`` and
     ``closing`` tags around it, and the ``closing_id`` where that is one token; None for a model
     that does not reason) and ``config`` in its data."""
 

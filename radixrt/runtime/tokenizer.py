@@ -182,8 +182,11 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._shown = shown or {}
         self._window = list(context)
-        self._known = len(self._window)
         self._known_text = tokenizer.decode(self._window).rstrip(_REPLACEMENT)
+        # A character that the context only begins stays in the window until it is whole.
+        self._known = len(self._window)
+        while tokenizer.decode(self._window[: self._known]).endswith(_REPLACEMENT):
+            self._known -= 1
         self.text = ""
         self.ends: list[int] = []
 

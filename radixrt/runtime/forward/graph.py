@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from radixrt.runtime.attention.base import AttentionBackend
+from radixrt.runtime.batch import ForwardBatch, Int32
 from radixrt.runtime.device import CapturedGraph, FixedUpload, copy_stream
-from radixrt.runtime.forward.batch import ForwardBatch, Int32
 from radixrt.runtime.forward.builder import (
     DeviceSampling,
     HostStep,

@@ -8,7 +8,7 @@ from typing import Literal
 from radixrt.errors import InvalidArgument
 from radixrt.protocol import Constraint
 from radixrt.runtime.frontend.reasoning import REASONING_MARKS
-from radixrt.runtime.frontend.tool_calls import TOOL_MARKS
+from radixrt.runtime.grammar.tool_calls import TOOL_MARKS
 from radixrt.runtime.wire import FieldParams, GrammarSpec
 
 

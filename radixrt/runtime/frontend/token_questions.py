@@ -12,9 +12,9 @@ from radixrt.runtime.frontend.branches import Branch
 from radixrt.runtime.frontend.chat import ChatFormat
 from radixrt.runtime.frontend.reasoning import reasoning_of_template
 from radixrt.runtime.frontend.sessions import Session
-from radixrt.runtime.frontend.tool_calls import FORMATS
 from radixrt.runtime.frontend.validation import check_ids, check_parts
 from radixrt.runtime.frontend.writer import BranchWriter
+from radixrt.runtime.grammar.tool_calls import FORMATS
 from radixrt.runtime.tokenizer import Tokenizer
 
 MOST_TOKENS = 65_536

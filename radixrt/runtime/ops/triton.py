@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 
 from radixrt.runtime.device import has_dependent_launch
-from radixrt.runtime.forward.sampler import SamplingRows
 from radixrt.runtime.ops.reference import ReferenceOps
+from radixrt.runtime.ops.sampler import SamplingRows
 from radixrt.runtime.ops.triton_linear import FewRows
 from radixrt.runtime.ops.triton_sampling import sample_rows
 
@@ -137,8 +137,8 @@ def _apply_token_mask(logits, bitmask, vocab_size, mask_stride, logits_stride, B
 
 
 MAX_LIGHT_ROWS = 96
-"""Products of up to so many rows go to cuBLASLt, which torch takes for those with a bias: it chooses
-better kernels there than cuBLAS (125 instead of 132 µs a layer of an 8B model at 64 rows)."""
+"""Products of up to so many rows go to cuBLASLt, which torch takes for those with a bias; it
+chooses better kernels there than cuBLAS (a layer of an 8B model at 64 rows: 125 µs, not 132)."""
 
 
 class TritonOps(ReferenceOps):

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.cache.host import PageLoad
-from radixrt.runtime.engine.metrics import Metrics
 from radixrt.runtime.scheduling.admission import MAX_REFUSALS, Admission
 from radixrt.runtime.scheduling.constrained import ConstrainedRow, ConstrainedRows
 from radixrt.runtime.scheduling.deadlines import Deadlines
 from radixrt.runtime.scheduling.kv import KvSpace
+from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.scheduling.queue import WaitingQueue
 from radixrt.runtime.scheduling.request import Reason, Request

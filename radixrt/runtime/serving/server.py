@@ -17,15 +17,15 @@ from radixrt.config import RuntimeConfig
 from radixrt.errors import EngineFault, ProtocolError
 from radixrt.protocol import Goodbye, Message, ToClient, decode, encode
 from radixrt.runtime.channel import has_message
-from radixrt.runtime.frontend.chat import load_chat_format
-from radixrt.runtime.frontend.frontend import Frontend
-from radixrt.runtime.frontend.sessions import PING_INTERVAL_S
-from radixrt.runtime.serving.endpoints import (
+from radixrt.runtime.endpoints import (
     ClientSocket,
     ServerCurve,
     check_endpoint,
     private_directory,
 )
+from radixrt.runtime.frontend.chat import load_chat_format
+from radixrt.runtime.frontend.frontend import Frontend
+from radixrt.runtime.frontend.sessions import PING_INTERVAL_S
 from radixrt.runtime.serving.gateway_process import GatewayProcess, HttpService
 from radixrt.runtime.serving.lobby import Lobby
 from radixrt.runtime.serving.reporter import Reporter

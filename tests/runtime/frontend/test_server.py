@@ -36,7 +36,7 @@ from radixrt.protocol import (
     decode,
     encode,
 )
-from radixrt.runtime.serving.endpoints import ServerCurve, check_endpoint, read_allowed
+from radixrt.runtime.endpoints import ServerCurve, check_endpoint, read_allowed
 from radixrt.runtime.serving.server import Server
 from radixrt.transport import Transport, ZmqTransport
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from radixrt.runtime.forward.sampler import SamplingRows
 from radixrt.runtime.ops.reference import ReferenceOps
+from radixrt.runtime.ops.sampler import SamplingRows
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
