@@ -119,8 +119,8 @@ class Bench:
 
     def pages_of(self, prompt: np.ndarray[Any, Any]) -> torch.Tensor:
         """Return a sample of the prompt's pages on the device, int16 [pages, 2, layers, …]."""
-        requests = self.loop.calls._namespace
-        lease = self.kv.cache.hold(requests, prompt)
+        namespace = self.loop.calls.namespace
+        lease = self.kv.cache.hold(namespace, prompt)
         pages = lease.pages[:: max(1, len(lease.pages) // CHECKED_PAGES)].tolist()
         pool = self.loop.engine.pool
         found = torch.stack([torch.stack([pool.k[:, p], pool.v[:, p]]) for p in pages])
