@@ -25,6 +25,10 @@ Refusal = Literal["", "not_worth", "timeout", "corrupt", "failed"]
 MAX_QUEUED = 4096
 """Sequences that wait to be copied down; the oldest ones are forgotten first."""
 
+RETRY = 32
+"""So many refusals in a row of one tier: the next is tried all the same. Nothing else would find out
+that it was measured at a bad time."""
+
 NUM_REMEMBERED = 65_536
 """Runs that are remembered as stored, so that they are not looked up again."""
 
@@ -163,6 +167,7 @@ class HiCache:
         self._to_store = _Queue()
         self._stored: OrderedDict[bytes, None] = OrderedDict()
         self._sources: tuple[Tier, ...] = ()
+        self._refusals: dict[str, int] = {}  # by tier, in a row
 
     # ------------------------------------------------------------ to the device
 
@@ -182,10 +187,8 @@ class HiCache:
         if more < self.policy.min_load_tokens:
             self.host.unmatch(match)
             return None, "", 0.0
-        num_pages = len(match.pages)
-        seconds = self.costs.tier(self.host.name).predict(num_pages)
-        if not self.policy.always_load and seconds >= self.costs.compute.predict(more):
-            self.counters.not_worth += num_pages
+        seconds = self.costs.tier(self.host.name).predict(len(match.pages))
+        if not self._is_worth(self.host, len(match.pages), more):
             self.host.unmatch(match)
             return None, "not_worth", seconds
         return match, "", seconds
@@ -270,15 +273,24 @@ class HiCache:
             more = (first + num_pages) * size - max(known, first * size)
             if more < self.policy.min_load_tokens:
                 continue
-            compute = self.costs.compute.predict(more)
-            seconds = self.costs.tier(tier.name).predict(num_pages)
-            if not self.policy.always_load and seconds >= compute:
-                self.counters.not_worth += num_pages
+            if not self._is_worth(tier, num_pages, more):
                 continue
+            compute = self.costs.compute.predict(more)
             fetch = self._begin_fetch(tier, run.part(first, first + num_pages), compute)
             if fetch is not None:
                 return fetch
         return None
+
+    def _is_worth(self, tier: Tier | HostTier, num_pages: int, num_tokens: int) -> bool:
+        """Whether bringing pages from a tier is quicker than computing the tokens, or to be tried."""
+        seconds = self.costs.tier(tier.name).predict(num_pages)
+        if self.policy.always_load or seconds < self.costs.compute.predict(num_tokens):
+            self._refusals[tier.name] = 0
+            return True
+        self._refusals[tier.name] = (self._refusals.get(tier.name, 0) + 1) % (RETRY + 1)
+        if self._refusals[tier.name]:
+            self.counters.not_worth += num_pages
+        return not self._refusals[tier.name]
 
     def _begin_fetch(self, tier: Tier, run: PageRun, compute: float) -> Fetch | None:
         fill = self.host.begin_fill(run)

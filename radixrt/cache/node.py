@@ -23,6 +23,7 @@ class Node:
 
     ``key``       the run's tokens as ``encode`` writes them
     ``pages``     its page numbers, native int32; owned by the tree
+    ``end``       bytes of key from the root to the run's end; of a root 0
     ``children``  the runs that continue it, by their first page of key (a partial page: all of it)
     ``locks``     held leases that end here, and children with a lock
     ``parks``     parked leases that ended here, and children with one
@@ -49,6 +50,7 @@ class Node:
         "backed",
         "chain",
         "children",
+        "end",
         "held_until",
         "is_branch",
         "is_ended",
@@ -73,6 +75,7 @@ class Node:
         self.key = key
         self.pages = pages
         self.used = used
+        self.end: int = 0 if parent is None else parent.end + len(key)
         self.children: SortedDict[bytes, Node] = NO_CHILDREN
         self.locks = 0
         self.parks = 0

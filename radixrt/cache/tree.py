@@ -17,6 +17,7 @@ from radixrt.cache.node import (
 )
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
+from radixrt.cache.shortcuts import Shortcuts
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
 """What ``bytes.translate`` makes of a page's uses when it is used again."""
@@ -99,6 +100,7 @@ class Tree:
         self.num_locked = 0
         self.watchers: tuple[Watcher, ...] = ()
         self.version = 0
+        self.shortcuts = Shortcuts(self.page_bytes)
         self._next_serial = 0
 
     def root(self, namespace: str) -> Node:
@@ -115,9 +117,19 @@ class Tree:
 
     def match(self, node: Node, key: bytes) -> Match:
         """Return how far the tree below ``node`` knows ``key``. Changes nothing."""
+        if node.parent is not None:
+            return self._walk(node, key, [], 0)
+        start = self.shortcuts.find(node, key)
+        path = _path_to(start)
+        num_passed = len(path)
+        found = self._walk(start, key, path, start.end)
+        self.shortcuts.note(node, key, found.path, len(found.path) - num_passed)
+        return found
+
+    def _walk(self, node: Node, key: bytes, path: list[Node], at: int) -> Match:
+        """Match ``key`` from byte ``at`` on below ``node``, which ``path`` leads to."""
         page_bytes = self.page_bytes
-        path: list[Node] = []
-        at, last = 0, len(key) - page_bytes
+        last = len(key) - page_bytes
         while at <= last:
             child = node.children.get(key[at : at + page_bytes])
             if child is None:
@@ -225,6 +237,7 @@ class Tree:
             uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
+            node.end += len(key)
             node.pages += pages
             node.uses += uses
             node.chain = chain
@@ -260,6 +273,7 @@ class Tree:
             if self.known is not None:
                 self.known.cut(node, num_pages, eviction)
             del node.key[-num_pages * self.page_bytes :]
+            node.end -= num_pages * self.page_bytes
             del node.pages[-num_pages * PAGE_ID_BYTES :]
             node.backed = min(node.backed, node.num_pages)
             self._replace(node)
@@ -269,6 +283,7 @@ class Tree:
                 self.known.cut(node, node.num_pages, eviction)
             self.order.discard(node)
             del node.parent.children[self._first_page(node)]
+            node.end -= len(node.key)
             node.key, node.pages = bytearray(), bytearray()
             parent = node.parent
             parent.used = max(parent.used, node.used)
@@ -487,3 +502,12 @@ class Tree:
         self._replace(child)
         for watcher in self.watchers:
             watcher.merged(node, child)
+
+
+def _path_to(node: Node) -> list[Node]:
+    """Return the nodes from below the root to ``node``."""
+    path: list[Node] = []
+    while node.parent is not None:
+        path.append(node)
+        node = node.parent
+    return path[::-1]

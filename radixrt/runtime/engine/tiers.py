@@ -123,6 +123,9 @@ def calibrate(host: HostTier, costs: Costs, num_device_pages: int) -> None:
     for count in sorted({min(count, largest) for count in CALIBRATED_PAGES}):
         pages = host.pages.take(count)
         host.pages.give(pages)
-        move = host.mover.load(pages, pages)
-        move.finish()
-        costs.tier(host.name).observe(count, move.seconds)
+        seconds = []
+        for _ in range(2):  # the first of a size may prepare something
+            move = host.mover.load(pages, pages)
+            move.finish()
+            seconds.append(move.seconds)
+        costs.tier(host.name).observe(count, min(seconds))
