@@ -26,8 +26,8 @@ MAX_QUEUED = 4096
 """Sequences that wait to be copied down; the oldest ones are forgotten first."""
 
 RETRY = 32
-"""So many refusals in a row of one tier: the next is tried all the same. Nothing else would find out
-that it was measured at a bad time."""
+"""So many refusals of one tier in a row: the next is tried all the same. Nothing else would find
+out that it was measured at a bad time."""
 
 NUM_REMEMBERED = 65_536
 """Runs that are remembered as stored, so that they are not looked up again."""
@@ -282,7 +282,8 @@ class HiCache:
         return None
 
     def _is_worth(self, tier: Tier | HostTier, num_pages: int, num_tokens: int) -> bool:
-        """Whether bringing pages from a tier is quicker than computing the tokens, or to be tried."""
+        """Whether bringing pages from a tier is quicker than computing the tokens, or is to be
+        tried."""
         seconds = self.costs.tier(tier.name).predict(num_pages)
         if self.policy.always_load or seconds < self.costs.compute.predict(num_tokens):
             self._refusals[tier.name] = 0

@@ -32,9 +32,10 @@ class Shortcuts:
     there.
 
     A walk is slow by its cache misses, eight a node; the tokens of a shortcut lie in one piece. It
-    promises nothing but what a walk would find: the tokens from the root to any point of a run stay
-    the same as long as the run is in the tree, so a node that still is, and ends where the key
-    agreed, leads to the same place. Nodes that have left are passed on the way up.
+    promises nothing but what a walk would find: while a node is in the tree the tokens from the
+    root to its end stay the same, but for what is cut from that end and grows there again. So a
+    node that still is in the tree leads to the same place up to its ``least_end``, and so do its
+    ancestors; those that have left the tree are passed on the way up.
 
     Changes of the tree need not be told. Of what is remembered the least recently used goes first.
     """
@@ -57,6 +58,7 @@ class Shortcuts:
             ((common_prefix(key, 0, way.key), way.node) for way in ways), key=lambda found: found[0]
         )
         while node.parent is not None:
+            agreed = min(agreed, node.least_end)
             if node.end <= agreed and self._is_in_tree(node):
                 return node
             # What has left the tree agreed up to its start at least, as its ancestors do.

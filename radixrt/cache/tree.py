@@ -274,6 +274,7 @@ class Tree:
                 self.known.cut(node, num_pages, eviction)
             del node.key[-num_pages * self.page_bytes :]
             node.end -= num_pages * self.page_bytes
+            node.least_end = min(node.least_end, node.end)
             del node.pages[-num_pages * PAGE_ID_BYTES :]
             node.backed = min(node.backed, node.num_pages)
             self._replace(node)
