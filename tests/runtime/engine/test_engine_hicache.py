@@ -167,19 +167,19 @@ def test_who_waits_for_a_copy_makes_it_when_the_copy_thread_cannot(model: Causal
     expected = runtime.generate(prompt)
     evict(runtime)
     mover = runtime.host.mover  # type: ignore[union-attr]
-    copy_layer = mover.copy_layer  # type: ignore[attr-defined]
+    copy_group = mover.copy_group  # type: ignore[attr-defined]
 
     def fail_in_the_copy_thread(*args: object) -> None:
         if threading.current_thread().name == "radixrt-copy":
             raise RuntimeError("bus error")
-        copy_layer(*args)
+        copy_group(*args)
 
-    mover.copy_layer = fail_in_the_copy_thread  # type: ignore[attr-defined]
+    mover.copy_group = fail_in_the_copy_thread  # type: ignore[attr-defined]
     call = runtime.run(prompt)
     runtime.finish()
     assert runtime.tokens(call) == expected
     assert runtime.end(call).usage.cached >= 56
-    mover.copy_layer = copy_layer  # type: ignore[attr-defined]
+    mover.copy_group = copy_group  # type: ignore[attr-defined]
     drain(runtime)
 
 
@@ -187,18 +187,18 @@ def test_a_backup_that_fails_is_made_at_the_next_chance(model: CausalLM) -> None
     prompt = list(range(3, 60))
     runtime = Runtime(model, host_pages=80)
     mover = runtime.host.mover  # type: ignore[union-attr]
-    copy_layer = mover.copy_layer  # type: ignore[attr-defined]
+    copy_group = mover.copy_group  # type: ignore[attr-defined]
 
     def fail(*args: object) -> None:
         raise RuntimeError("bus error")
 
-    mover.copy_layer = fail  # type: ignore[attr-defined]
+    mover.copy_group = fail  # type: ignore[attr-defined]
     expected = runtime.generate(prompt)
     drain(runtime)
     assert runtime.tiers is not None
     assert runtime.tiers.counters.failed_backups > 0
     assert runtime.tiers.host.cache.num_cached == 0
-    mover.copy_layer = copy_layer  # type: ignore[attr-defined]
+    mover.copy_group = copy_group  # type: ignore[attr-defined]
     assert runtime.generate(prompt) == expected
     evict(runtime)
     call = runtime.run(prompt)
