@@ -162,13 +162,13 @@ def test_both_ways_of_a_gpu_move_what_the_reference_moves(
     way: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from radixrt.runtime.transfer import copy_engine, staging
+    from radixrt.runtime.transfer import copy_engine, triton_staging
     from radixrt.runtime.transfer.triton import TritonMover
 
     if way == "staged" and copy_engine.CopyEngine.find() is None:
         pytest.skip("CUDA has no batches of copies before 13")
     # Both halves of the buffer are used many times.
-    monkeypatch.setattr(staging, "HALF_BYTES", 1 << 16)
+    monkeypatch.setattr(triton_staging, "HALF_BYTES", 1 << 16)
     case = make_case(shape, torch.bfloat16, torch.device("cuda"))
     pools = case.keys, case.values, case.memory.tensor
     mover = TritonMover(*pools, load_by=way, min_staged_bytes=0, num_programs=7)

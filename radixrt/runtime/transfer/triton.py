@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from radixrt.runtime.device import upload
 from radixrt.runtime.transfer.copy_engine import CopyEngine
-from radixrt.runtime.transfer.staging import Staging
+from radixrt.runtime.transfer.triton_staging import Staging
 
 Int32 = NDArray[np.int32]
 Way = Literal["direct", "staged"]
