@@ -16,7 +16,8 @@ from radixrt.cache.lease import Extension, Lease, TailPage
 from radixrt.cache.node import NEVER, PAGE_ID_BYTES, TOKEN_BYTES, decode, encode, page_ids
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
-from radixrt.cache.tree import NOTHING, Match, Tree
+from radixrt.cache.search import NOTHING, Match, below, text_from
+from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument, OutOfPages
 
 __all__ = ["CacheCounters", "Extension", "Lease", "Lookup", "RadixCache", "TailPage"]
@@ -190,7 +191,7 @@ class RadixCache:
                     break
             else:
                 return np.zeros(0, np.int32)
-        return decode(self._tree.text_from(node, at, num * TOKEN_BYTES))
+        return decode(text_from(node, at, num * TOKEN_BYTES))
 
     def evictions(
         self, namespace: str, token_ids: Int32, first_page: int, keys: UInt64 | None = None
@@ -247,15 +248,15 @@ class RadixCache:
         found = self._tree.match(root, key)
         first = found.path[-1] if found.path else root
         start = num_pages * self.page_size * TOKEN_BYTES
-        below = found.matched
+        end = found.matched
         if found.child is not None and found.split:
-            first, below = found.child, found.matched + len(found.child.key)
+            first, end = found.child, found.matched + len(found.child.key)
         if found.matched + found.split <= start or first.parent is None:
             return 0
-        if below - len(first.key) < start:
-            self._tree.split(first, start - (below - len(first.key)))
+        if end - len(first.key) < start:
+            self._tree.split(first, start - (end - len(first.key)))
         given = 0
-        for node in self._tree.below(first):
+        for node in below(first):
             if not node.locks and not node.children and not node.is_dead:
                 pages = self._tree.cut(node, node.num_pages)
                 self._allocator.give(pages)

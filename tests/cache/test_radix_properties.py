@@ -68,7 +68,7 @@ class CacheMachine(RuleBasedStateMachine):
         )
         # Every walk leaves a shortcut, for all later ones to go wrong by.
         tree = self.cache.tree
-        tree.shortcuts = Shortcuts(tree.page_bytes, min_nodes=1)
+        tree.search.shortcuts = Shortcuts(tree.page_bytes, min_nodes=1)
         self.written: dict[int, tuple[str, Prefix]] = {}
         self.calls: list[Call] = []
         self.parked: list[Lease] = []

@@ -46,7 +46,7 @@ def cache(allocator: PageAllocator) -> RadixCache:
 def found(cache: RadixCache, token_ids: Int32) -> int:
     """Return the tokens before the node from which a search sets out."""
     root = cache.tree.roots["a"]
-    return cache.tree.shortcuts.find(root, encode(token_ids)).end // TOKEN_BYTES
+    return cache.tree.search.shortcuts.find(root, encode(token_ids)).end // TOKEN_BYTES
 
 
 def test_no_walk_is_long_the_second_time(cache: RadixCache) -> None:
@@ -84,7 +84,7 @@ def test_a_run_that_was_cut_and_grew_again_is_not_taken_for_the_old_one(
     allocator: PageAllocator,
 ) -> None:
     cache = RadixCache(allocator, SIZE)
-    cache.tree.shortcuts = Shortcuts(cache.tree.page_bytes, min_nodes=1)
+    cache.tree.search.shortcuts = Shortcuts(cache.tree.page_bytes, min_nodes=1)
     insert(cache, allocator, LONG)
     assert cache.peek("a", LONG) == len(LONG)
     cache.evict(PATH_PAGES // 2)
