@@ -138,7 +138,8 @@ def first_process(options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(options)
     rows: dict[str, list[float]] = {"recomputed": [], "device": [], "host": []}
     cached: dict[str, list[int]] = {name: [] for name in rows}
-    outputs, equal = [], True
+    outputs: list[list[int]] = []
+    equal = {"device": True, "host": True}
     kept = []
     for prompt in bench.prompts:
         seconds, tokens, hit = bench.first_token(prompt)
@@ -148,7 +149,7 @@ def first_process(options: argparse.Namespace) -> dict[str, Any]:
         kept.append(bench.pages_of(prompt))
         bench.settle()
     for _ in range(options.repeats):
-        for prompt in bench.prompts:
+        for index, prompt in enumerate(bench.prompts):
             for name in ("device", "host"):
                 bench.first_token(prompt)  # others' evictions took it from the device
                 if name == "host":
@@ -156,7 +157,7 @@ def first_process(options: argparse.Namespace) -> dict[str, Any]:
                 seconds, tokens, hit = bench.first_token(prompt)
                 rows[name].append(seconds)
                 cached[name].append(hit)
-                equal = equal and tokens == outputs[len(rows[name]) % len(bench.prompts) - 1]
+                equal[name] &= tokens == outputs[index]
     for prompt, pages in zip(bench.prompts, kept, strict=True):
         bench.evict()
         bench.first_token(prompt)

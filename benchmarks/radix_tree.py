@@ -157,6 +157,7 @@ def large_tree(
         500,
         lambda i: acquire_release(changed[i % num_long]),
     )
+    two_tiers(cache, sequences, changed)
     fresh = [rng.integers(0, VOCABULARY, prompt_tokens).astype(np.int32) for _ in range(20)]
     measure(
         f"acquire, take, extend, release: new {k}k-token prompt",
@@ -178,6 +179,29 @@ def large_tree(
     allocator.take(allocator.num_free)
     calls = min(5000, cache.num_evictable)
     measure("take one page when none is free", calls, lambda i: cache.take(1))
+
+
+def two_tiers(device: RadixCache, sequences: list[Int32], prompts: list[Int32]) -> None:
+    """Match prompts that the device has in part and the host completely, as admission does."""
+    size = device.page_size
+    allocator = PageAllocator(sum(len(tokens) // size for tokens in [*sequences, *prompts]) + 1)
+    host = RadixCache(allocator, size)
+    for tokens in [*sequences, *prompts]:
+        insert(host, allocator, tokens)
+    gc.collect()
+
+    def match(tokens: Int32) -> None:
+        known = device.lookup("model", tokens).num_tokens
+        _, num_pages = host.use("model", tokens, known // size)
+        assert num_pages == len(tokens) // size
+
+    k = len(prompts[0]) // 1024
+    for name in ("the first time", "again"):
+        measure(
+            f"match on device and host, {k}k-token prompt, {name}",
+            len(prompts),
+            lambda i: match(prompts[i]),
+        )
 
 
 def num_nodes(cache: RadixCache, tokens: Int32) -> int:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from engine_harness import Runtime
 
-from radixrt.cache.hicache import TierPolicy
+from radixrt.cache.hicache import RETRY, TierPolicy
 from radixrt.runtime.model.decoder import CausalLM
 
 
@@ -220,4 +220,22 @@ def test_what_is_cheaper_to_compute_is_computed(model: CausalLM) -> None:
     assert runtime.tokens(call) == expected
     assert runtime.end(call).usage.cached == 0
     assert runtime.tiers.counters.not_worth > 0
+    drain(runtime)
+
+
+def test_a_tier_that_was_measured_at_a_bad_time_is_tried_again(model: CausalLM) -> None:
+    prompt = list(range(3, 60))
+    runtime = Runtime(model, host_pages=80, policy=TierPolicy())
+    expected = runtime.generate(prompt)
+    assert runtime.tiers is not None
+    for _ in range(200):
+        runtime.tiers.costs.tier("host").observe(10, 5.0)
+    hits = []
+    for _ in range(RETRY + 2):
+        evict(runtime)
+        call = runtime.run(prompt)
+        runtime.finish()
+        assert runtime.tokens(call) == expected
+        hits.append(runtime.end(call).usage.cached > 0)
+    assert hits == [False] * RETRY + [True, False]
     drain(runtime)
