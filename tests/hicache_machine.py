@@ -10,12 +10,14 @@ from random import Random
 
 import numpy as np
 
-from radixrt.cache.hicache import Fetch, HiCache, TierPolicy
+from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import HostTier, PageLoad
 from radixrt.cache.learned import learned_policy
+from radixrt.cache.movements import Fetch
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
 from radixrt.cache.tier import Completion, Outcome, PageRun, TierStats
+from radixrt.cache.tier_policy import TierPolicy
 
 PAGE_SIZE = 4
 MAX_PARKED = 40

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from radixrt.cache.costs import Costs
 from radixrt.cache.disk import DiskTier
-from radixrt.cache.hicache import HiCache, TierPolicy
+from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import HostTier
 from radixrt.cache.pagekeys import KEY_BYTES
 from radixrt.cache.records import Layout
+from radixrt.cache.tier_policy import TierPolicy
 from radixrt.config import RuntimeConfig, parse_size
 from radixrt.errors import ConfigError
 from radixrt.runtime import device as devices

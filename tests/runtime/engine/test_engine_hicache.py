@@ -8,7 +8,8 @@ from random import Random
 import pytest
 from engine_harness import Runtime
 
-from radixrt.cache.hicache import RETRY, TierPolicy
+from radixrt.cache.hicache import RETRY
+from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.model.decoder import CausalLM
 
 
