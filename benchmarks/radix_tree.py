@@ -124,6 +124,9 @@ def large_tree(
     def acquire_release(tokens: Int32) -> None:
         cache.acquire("model", tokens).release()
 
+    def use(tokens: Int32, first_page: int = 0) -> None:
+        cache.use(cache.lookup("model", tokens), first_page)
+
     measure(
         f"peek, {k}k-token prompt, all cached",
         500,
@@ -137,7 +140,7 @@ def large_tree(
     measure(
         f"use of the last 1k tokens, {k}k-token prompt (as on the host)",
         500,
-        lambda i: cache.use("model", prompts[i % num_long], (k - 1) * 1024 // page_size),
+        lambda i: use(prompts[i % num_long], (k - 1) * 1024 // page_size),
     )
     changed = [prompt.copy() for prompt in prompts]
     for prompt in changed:
@@ -150,7 +153,7 @@ def large_tree(
     measure(
         f"use, {k}k-token prompt, diverges",
         500,
-        lambda i: cache.use("model", changed[i % num_long]),
+        lambda i: use(changed[i % num_long]),
     )
     measure(
         f"acquire + release, {k}k-token prompt, diverges",
@@ -191,8 +194,8 @@ def two_tiers(device: RadixCache, sequences: list[Int32], prompts: list[Int32]) 
     gc.collect()
 
     def match(tokens: Int32) -> None:
-        known = device.lookup("model", tokens).num_tokens
-        _, num_pages = host.use("model", tokens, known // size)
+        prompt = device.lookup("model", tokens)
+        _, num_pages = host.use(prompt, prompt.num_tokens // size)
         assert num_pages == len(tokens) // size
 
     k = len(prompts[0]) // 1024

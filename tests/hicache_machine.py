@@ -233,7 +233,9 @@ class HiCacheMachine:
 
     def _load(self, call: Call, tokens: Tokens) -> None:
         ids = np.array(tokens, np.int32)
-        match, _, _ = self.tiers.find(call.namespace, ids, call.lease.num_tokens)
+        match, _, _ = self.tiers.find(
+            self.tiers.device.lookup(call.namespace, ids), call.lease.num_tokens
+        )
         if match is None:
             return
         self._expect_pages(call.namespace, tokens, match.pages.tolist(), self.on_host, match.first)

@@ -15,7 +15,7 @@ from radixrt.cache.costs import Costs
 from radixrt.cache.host import HostMatch, HostTier, PageLoad
 from radixrt.cache.movements import Backup, Fetch, Store, WaitingSequences, digest
 from radixrt.cache.pages import Int32
-from radixrt.cache.radix import RadixCache
+from radixrt.cache.radix import Lookup, RadixCache
 from radixrt.cache.tier import Completion, PageRun, Tier
 from radixrt.cache.tier_policy import HiCacheCounters, Refusal, TierPolicy
 
@@ -67,18 +67,18 @@ class HiCache:
 
     # ------------------------------------------------------------ to the device
 
-    def find(
-        self, namespace: str, token_ids: Int32, num_known: int
-    ) -> tuple[HostMatch | None, Refusal, float]:
-        """Return what the host knows of ``token_ids`` beyond the first ``num_known``.
+    def find(self, prompt: Lookup, num_known: int) -> tuple[HostMatch | None, Refusal, float]:
+        """Return what the host knows of a prompt, which was looked up on the device, beyond the
+        first ``num_known`` tokens.
 
         The match is to be loaded or unmatched. None when there is nothing or, with the refusal
         "not_worth" and the predicted seconds, when computing is cheaper.
         """
-        possible = len(token_ids) // self.page_size * self.page_size  # the host has full pages
+        # The host has full pages.
+        possible = prompt.prompt_len // self.page_size * self.page_size
         if not self.host.cache.num_cached or possible - num_known < self.policy.min_load_tokens:
             return None, "", 0.0
-        match = self.host.match(namespace, token_ids, num_known // self.page_size)
+        match = self.host.match(prompt, num_known // self.page_size)
         more = match.num_tokens - num_known
         if more < self.policy.min_load_tokens:
             self.host.unmatch(match)

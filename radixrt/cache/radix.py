@@ -47,6 +47,11 @@ class Lookup:
         return self._match
 
     @property
+    def prompt_len(self) -> int:
+        """Tokens that are looked up."""
+        return len(self.key) // TOKEN_BYTES
+
+    @property
     def num_tokens(self) -> int:
         """How many of the first tokens are cached now, the tail included."""
         return self.match.num_bytes // TOKEN_BYTES
@@ -135,20 +140,21 @@ class RadixCache:
         found = lookup.match
         lease = leases.acquire(tree, self._clock, root, lookup.key, found)
         counters.acquired += 1
-        counters.asked_tokens += len(lookup.key) // TOKEN_BYTES
+        counters.asked_tokens += lookup.prompt_len
         counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return lease
 
-    def use(self, namespace: str, token_ids: Int32, first_page: int = 0) -> tuple[Int32, int]:
-        """Count a use of the longest cached prefix of ``token_ids``; return its full pages from
-        ``first_page`` on, and how many full pages it has.
+    def use(self, prompt: Lookup, first_page: int = 0) -> tuple[Int32, int]:
+        """Count a use of the longest prefix of ``prompt`` that is cached; return its full pages
+        from ``first_page`` on, and how many full pages it has.
 
-        Nothing is locked or split: they are the tree's, until something is evicted.
+        The prompt may have been looked up in another cache. Nothing is locked or split: the pages
+        are the tree's, until something is evicted.
         """
-        root = self._tree.roots.get(namespace)
+        root = self._tree.roots.get(prompt.namespace)
         if root is None:
             return np.zeros(0, np.int32), 0
-        found = self._tree.match(root, encode(token_ids))
+        found = self._tree.match(root, prompt.key)
         child, num_pages = found.child, found.split // self._tree.page_bytes
         total = found.matched // self._tree.page_bytes + num_pages
         runs: list[bytes | bytearray] = []
@@ -164,7 +170,7 @@ class RadixCache:
             runs.append(node.pages)
             at -= node.num_pages
         self.counters.acquired += 1
-        self.counters.asked_tokens += len(token_ids)
+        self.counters.asked_tokens += prompt.prompt_len
         self.counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return page_ids(b"".join(reversed(runs)))[max(first_page - at, 0) :], total
 
