@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from radixrt.cache.hicache import HiCache, TierPolicy
+from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import HostTier
 from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
 from radixrt.cache.tier import Tier
+from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.attention.reference import ReferenceAttention
 from radixrt.runtime.engine.loop import EngineLoop
 from radixrt.runtime.engine.open_calls import OpenCalls
