@@ -15,7 +15,7 @@ from radixrt.cache.transfer import Move
 from radixrt.runtime.attention.arriving import ArrivingPages
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.device import Readback, upload
+from radixrt.runtime.device import AheadUpload, Readback, upload
 from radixrt.runtime.forward.builder import (
     DeviceSampling,
     SamplingArrays,
@@ -105,6 +105,7 @@ class Engine:
             last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
         self._last_ids = last_ids
         self.host = host
+        self._masks = AheadUpload(device)
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
@@ -224,7 +225,7 @@ class Engine:
         return logits
 
     def _mask(self, logits: torch.Tensor, masks: Masks) -> None:
-        (bitmask,) = upload([masks.bitmask], self.device)
+        bitmask = self._masks.upload(masks.bitmask)
         if len(masks.rows) == len(logits):
             self.ops.apply_token_mask(logits, bitmask)
             return
