@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 from radixrt.runtime.engine.loop import EngineLoop
 from radixrt.runtime.forward.engine import Engine, StepInFlight
-from radixrt.runtime.grammar.masks import Filling, MaskFiller, Masks
 from radixrt.runtime.grammar.vocabulary import allowed_ids, bit_of
+from radixrt.runtime.scheduling.masks import Filling, MaskFiller, Masks
 from radixrt.runtime.scheduling.plan import Plan, StepResult
 from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.slots import SlotTable

@@ -193,13 +193,15 @@ def movers(case: Case, programs: tuple[int, ...]) -> dict[str, tuple[str, Any]]:
         from radixrt.runtime.transfer.cpu import CpuMover
 
         return {"cpu": ("both", CpuMover(k, v, host))}
+    from radixrt.runtime.transfer.copy_engine import CopyEngine
     from radixrt.runtime.transfer.triton import TritonMover
 
     found: dict[str, tuple[str, Any]] = {}
     for count in programs:
         mover = TritonMover(k, v, host, num_programs=count)
         found[f"direct, {count} programs"] = "both", mover
-    found["staged"] = "both", TritonMover(k, v, host, load_by="staged", store_by="staged")
+    if CopyEngine.find() is not None:
+        found["staged"] = "both", TritonMover(k, v, host, load_by="staged")
     return found
 
 

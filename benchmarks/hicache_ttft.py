@@ -119,8 +119,8 @@ class Bench:
 
     def pages_of(self, prompt: np.ndarray[Any, Any]) -> torch.Tensor:
         """Return a sample of the prompt's pages on the device, int16 [pages, 2, layers, …]."""
-        requests = self.loop.calls._namespace
-        lease = self.kv.cache.hold(requests, prompt)
+        namespace = self.loop.calls.namespace
+        lease = self.kv.cache.hold(namespace, prompt)
         pages = lease.pages[:: max(1, len(lease.pages) // CHECKED_PAGES)].tolist()
         pool = self.loop.engine.pool
         found = torch.stack([torch.stack([pool.k[:, p], pool.v[:, p]]) for p in pages])
@@ -138,7 +138,8 @@ def first_process(options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(options)
     rows: dict[str, list[float]] = {"recomputed": [], "device": [], "host": []}
     cached: dict[str, list[int]] = {name: [] for name in rows}
-    outputs, equal = [], True
+    outputs: list[list[int]] = []
+    equal = {"device": True, "host": True}
     kept = []
     for prompt in bench.prompts:
         seconds, tokens, hit = bench.first_token(prompt)
@@ -148,14 +149,15 @@ def first_process(options: argparse.Namespace) -> dict[str, Any]:
         kept.append(bench.pages_of(prompt))
         bench.settle()
     for _ in range(options.repeats):
-        for prompt in bench.prompts:
+        for index, prompt in enumerate(bench.prompts):
             for name in ("device", "host"):
+                bench.first_token(prompt)  # others' evictions took it from the device
                 if name == "host":
                     bench.evict()
                 seconds, tokens, hit = bench.first_token(prompt)
                 rows[name].append(seconds)
                 cached[name].append(hit)
-                equal = equal and tokens == outputs[len(rows[name]) % len(bench.prompts) - 1]
+                equal[name] &= tokens == outputs[index]
     for prompt, pages in zip(bench.prompts, kept, strict=True):
         bench.evict()
         bench.first_token(prompt)

@@ -124,6 +124,9 @@ def large_tree(
     def acquire_release(tokens: Int32) -> None:
         cache.acquire("model", tokens).release()
 
+    def use(tokens: Int32, first_page: int = 0) -> None:
+        cache.use(cache.lookup("model", tokens), first_page)
+
     measure(
         f"peek, {k}k-token prompt, all cached",
         500,
@@ -137,7 +140,7 @@ def large_tree(
     measure(
         f"use of the last 1k tokens, {k}k-token prompt (as on the host)",
         500,
-        lambda i: cache.use("model", prompts[i % num_long], (k - 1) * 1024 // page_size),
+        lambda i: use(prompts[i % num_long], (k - 1) * 1024 // page_size),
     )
     changed = [prompt.copy() for prompt in prompts]
     for prompt in changed:
@@ -150,13 +153,14 @@ def large_tree(
     measure(
         f"use, {k}k-token prompt, diverges",
         500,
-        lambda i: cache.use("model", changed[i % num_long]),
+        lambda i: use(changed[i % num_long]),
     )
     measure(
         f"acquire + release, {k}k-token prompt, diverges",
         500,
         lambda i: acquire_release(changed[i % num_long]),
     )
+    two_tiers(cache, sequences, changed)
     fresh = [rng.integers(0, VOCABULARY, prompt_tokens).astype(np.int32) for _ in range(20)]
     measure(
         f"acquire, take, extend, release: new {k}k-token prompt",
@@ -178,6 +182,29 @@ def large_tree(
     allocator.take(allocator.num_free)
     calls = min(5000, cache.num_evictable)
     measure("take one page when none is free", calls, lambda i: cache.take(1))
+
+
+def two_tiers(device: RadixCache, sequences: list[Int32], prompts: list[Int32]) -> None:
+    """Match prompts that the device has in part and the host completely, as admission does."""
+    size = device.page_size
+    allocator = PageAllocator(sum(len(tokens) // size for tokens in [*sequences, *prompts]) + 1)
+    host = RadixCache(allocator, size)
+    for tokens in [*sequences, *prompts]:
+        insert(host, allocator, tokens)
+    gc.collect()
+
+    def match(tokens: Int32) -> None:
+        prompt = device.lookup("model", tokens)
+        _, num_pages = host.use(prompt, prompt.num_tokens // size)
+        assert num_pages == len(tokens) // size
+
+    k = len(prompts[0]) // 1024
+    for name in ("the first time", "again"):
+        measure(
+            f"match on device and host, {k}k-token prompt, {name}",
+            len(prompts),
+            lambda i: match(prompts[i]),
+        )
 
 
 def num_nodes(cache: RadixCache, tokens: Int32) -> int:

@@ -10,12 +10,14 @@ from random import Random
 
 import numpy as np
 
-from radixrt.cache.hicache import Fetch, HiCache, TierPolicy
+from radixrt.cache.hicache import HiCache
 from radixrt.cache.host import HostTier, PageLoad
 from radixrt.cache.learned import learned_policy
+from radixrt.cache.movements import Fetch
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
 from radixrt.cache.tier import Completion, Outcome, PageRun, TierStats
+from radixrt.cache.tier_policy import TierPolicy
 
 PAGE_SIZE = 4
 MAX_PARKED = 40
@@ -231,7 +233,9 @@ class HiCacheMachine:
 
     def _load(self, call: Call, tokens: Tokens) -> None:
         ids = np.array(tokens, np.int32)
-        match, _, _ = self.tiers.find(call.namespace, ids, call.lease.num_tokens)
+        match, _, _ = self.tiers.find(
+            self.tiers.device.lookup(call.namespace, ids), call.lease.num_tokens
+        )
         if match is None:
             return
         self._expect_pages(call.namespace, tokens, match.pages.tolist(), self.on_host, match.first)

@@ -2,129 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from radixrt.cache.costs import Costs
-from radixrt.cache.host import Fill, HostMatch, HostTier, PageLoad
-from radixrt.cache.lease import Lease
+from radixrt.cache.host import HostMatch, HostTier, PageLoad
+from radixrt.cache.movements import Backup, Fetch, Store, WaitingSequences, digest
 from radixrt.cache.pages import Int32
-from radixrt.cache.radix import RadixCache
-from radixrt.cache.tier import Completion, Outcome, PageRun, Tier
+from radixrt.cache.radix import Lookup, RadixCache
+from radixrt.cache.tier import Completion, PageRun, Tier
+from radixrt.cache.tier_policy import HiCacheCounters, Refusal, TierPolicy
 
-Refusal = Literal["", "not_worth", "timeout", "corrupt", "failed"]
-"""Why known tokens were computed all the same."""
-
-MAX_QUEUED = 4096
-"""Sequences that wait to be copied down; the oldest ones are forgotten first."""
+RETRY = 32
+"""So many refusals of one tier in a row: the next is tried all the same. Nothing else would find
+out that it was measured at a bad time."""
 
 NUM_REMEMBERED = 65_536
 """Runs that are remembered as stored, so that they are not looked up again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierPolicy:
-    """When pages move.
-
-    ``write_through``     copy to the host what requests have computed, when the link is idle
-    ``store_on``          copy to the stores what was seen "twice", "once" or, with "keep", only
-                          what ``keep`` names
-    ``max_copy_pages``    pages that are copied to the host at a time: they are locked meanwhile
-    ``max_puts``          puts that a store works on at a time
-    ``fetch_deadline_s``  longest time that a request waits for a store
-    ``min_load_tokens``   fewer tokens are computed rather than loaded or fetched
-    ``always_load``       do not ask what is cheaper
-    """
-
-    write_through: bool = True
-    store_on: Literal["keep", "twice", "once"] = "twice"
-    max_copy_pages: int = 256
-    max_puts: int = 4
-    fetch_deadline_s: float = 5.0
-    min_load_tokens: int = 1
-    always_load: bool = False
-
-
-@dataclass(slots=True)
-class HiCacheCounters:
-    """Totals. Pages, unless the name says otherwise.
-
-    ``*_fetches`` count fetches from stores by how they ended, ``coalesced_fetches`` requests that
-    waited for somebody else's.
-    """
-
-    backed_up: int = 0
-    loaded: int = 0
-    fetched: int = 0
-    stored: int = 0
-    not_worth: int = 0
-    fetches: int = 0
-    coalesced_fetches: int = 0
-    late_fetches: int = 0
-    failed_fetches: int = 0
-    failed_backups: int = 0
-    failed_stores: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Fetch:
-    """Pages on their way from a store to the host, and who waits for them.
-
-    ``is_over`` once nobody should wait any longer: all is there, it failed, or its time is up; the
-    transfer itself may still go on then. ``num_tokens`` have arrived.
-    """
-
-    tier: str
-    run: PageRun
-    deadline: float
-    fill: Fill
-    is_over: bool = False
-    outcome: Outcome = "ok"
-    num_tokens: int = 0
-    keys: tuple[bytes, ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class _Backup:
-    namespace: str
-    token_ids: Int32
-    lease: Lease
-    first: int
-    last: int
-
-
-@dataclass(slots=True, eq=False)
-class _Store:
-    tier: Tier
-    run: PageRun
-    host_pages: Int32
-
-
-@dataclass(slots=True)
-class _Queue:
-    """Sequences to be copied; the same one once, the newest last."""
-
-    items: OrderedDict[bytes, tuple[str, Int32]] = field(default_factory=OrderedDict)
-
-    def add(self, namespace: str, token_ids: Int32) -> None:
-        self.items[digest(namespace, token_ids)] = namespace, token_ids
-        if len(self.items) > MAX_QUEUED:
-            self.items.popitem(last=False)
-
-    def add_first(self, namespace: str, token_ids: Int32) -> None:
-        name = digest(namespace, token_ids)
-        self.items[name] = namespace, token_ids
-        self.items.move_to_end(name, last=False)
-
-    def pop(self) -> tuple[str, Int32]:
-        return self.items.popitem(last=False)[1]
 
 
 class HiCache:
@@ -155,37 +55,36 @@ class HiCache:
         self.counters = HiCacheCounters()
         self.page_size = device.page_size
         self.clock = clock
-        self._backups: dict[int, _Backup] = {}
-        self._to_back_up = _Queue()
+        self._backups: dict[int, Backup] = {}
+        self._to_back_up = WaitingSequences()
         self._fetches: dict[tuple[str, int], Fetch] = {}
         self._fetching: dict[bytes, Fetch] = {}  # by page key
-        self._puts: dict[tuple[str, int], _Store] = {}
-        self._to_store = _Queue()
+        self._puts: dict[tuple[str, int], Store] = {}
+        self._to_store = WaitingSequences()
         self._stored: OrderedDict[bytes, None] = OrderedDict()
         self._sources: tuple[Tier, ...] = ()
+        self._refusals: dict[str, int] = {}  # by tier, in a row
 
     # ------------------------------------------------------------ to the device
 
-    def find(
-        self, namespace: str, token_ids: Int32, num_known: int
-    ) -> tuple[HostMatch | None, Refusal, float]:
-        """Return what the host knows of ``token_ids`` beyond the first ``num_known``.
+    def find(self, prompt: Lookup, num_known: int) -> tuple[HostMatch | None, Refusal, float]:
+        """Return what the host knows of a prompt, which was looked up on the device, beyond the
+        first ``num_known`` tokens.
 
         The match is to be loaded or unmatched. None when there is nothing or, with the refusal
         "not_worth" and the predicted seconds, when computing is cheaper.
         """
-        possible = len(token_ids) // self.page_size * self.page_size  # the host has full pages
+        # The host has full pages.
+        possible = prompt.prompt_len // self.page_size * self.page_size
         if not self.host.cache.num_cached or possible - num_known < self.policy.min_load_tokens:
             return None, "", 0.0
-        match = self.host.match(namespace, token_ids, num_known // self.page_size)
+        match = self.host.match(prompt, num_known // self.page_size)
         more = match.num_tokens - num_known
         if more < self.policy.min_load_tokens:
             self.host.unmatch(match)
             return None, "", 0.0
-        num_pages = len(match.pages)
-        seconds = self.costs.tier(self.host.name).predict(num_pages)
-        if not self.policy.always_load and seconds >= self.costs.compute.predict(more):
-            self.counters.not_worth += num_pages
+        seconds = self.costs.tier(self.host.name).predict(len(match.pages))
+        if not self._is_worth(self.host, len(match.pages), more):
             self.host.unmatch(match)
             return None, "not_worth", seconds
         return match, "", seconds
@@ -270,15 +169,25 @@ class HiCache:
             more = (first + num_pages) * size - max(known, first * size)
             if more < self.policy.min_load_tokens:
                 continue
-            compute = self.costs.compute.predict(more)
-            seconds = self.costs.tier(tier.name).predict(num_pages)
-            if not self.policy.always_load and seconds >= compute:
-                self.counters.not_worth += num_pages
+            if not self._is_worth(tier, num_pages, more):
                 continue
+            compute = self.costs.compute.predict(more)
             fetch = self._begin_fetch(tier, run.part(first, first + num_pages), compute)
             if fetch is not None:
                 return fetch
         return None
+
+    def _is_worth(self, tier: Tier | HostTier, num_pages: int, num_tokens: int) -> bool:
+        """Whether bringing pages from a tier is quicker than computing the tokens, or is to be
+        tried."""
+        seconds = self.costs.tier(tier.name).predict(num_pages)
+        if self.policy.always_load or seconds < self.costs.compute.predict(num_tokens):
+            self._refusals[tier.name] = 0
+            return True
+        self._refusals[tier.name] = (self._refusals.get(tier.name, 0) + 1) % (RETRY + 1)
+        if self._refusals[tier.name]:
+            self.counters.not_worth += num_pages
+        return not self._refusals[tier.name]
 
     def _begin_fetch(self, tier: Tier, run: PageRun, compute: float) -> Fetch | None:
         fill = self.host.begin_fill(run)
@@ -412,7 +321,7 @@ class HiCache:
                 continue
             run = PageRun(namespace, token_ids, size, known, last)
             ticket = self.host.put(run, lease.pages[known:last], self.clock())
-            self._backups[ticket] = _Backup(namespace, token_ids, lease, known, last)
+            self._backups[ticket] = Backup(namespace, token_ids, lease, known, last)
         self.host.start_puts()
 
     def _start_stores(self) -> None:
@@ -429,7 +338,7 @@ class HiCache:
                     self.host.pages.read(pages[have:])
                     part = run.part(have, len(pages))
                     ticket = tier.put(part, pages[have:], self.clock())
-                    self._puts[tier.name, ticket] = _Store(tier, part, pages[have:])
+                    self._puts[tier.name, ticket] = Store(tier, part, pages[have:])
             lease.release()
             if len(pages) == len(token_ids) // size:
                 self._remember(digest(namespace, token_ids))
@@ -463,9 +372,3 @@ class HiCache:
             fetch.is_over = True
             fetch.outcome = completion.outcome
             fetch.num_tokens = num_pages * self.page_size
-
-
-def digest(namespace: str, token_ids: Int32) -> bytes:
-    """Return a name of a sequence, for remembering it."""
-    data = np.ascontiguousarray(token_ids, np.int32).tobytes()
-    return hashlib.blake2b(namespace.encode() + b"\0" + data, digest_size=16).digest()

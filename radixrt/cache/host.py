@@ -16,7 +16,7 @@ from radixrt.cache.history import PageHistory
 from radixrt.cache.lease import Lease
 from radixrt.cache.pages import Int32
 from radixrt.cache.pagestates import TransferPages
-from radixrt.cache.radix import RadixCache
+from radixrt.cache.radix import Lookup, RadixCache
 from radixrt.cache.tier import Completion, Outcome, PageRun, TierStats
 from radixrt.cache.transfer import Move, Mover
 
@@ -114,7 +114,8 @@ class HostTier:
 
     def get(self, run: PageRun, pages: Int32, deadline: float) -> int:
         """See ``Tier``; nothing happens before ``start``."""
-        match = self.match(run.namespace, run.token_ids[: run.last * self.page_size])
+        tokens = run.token_ids[: run.last * self.page_size]
+        match = self.match(self.cache.lookup(run.namespace, tokens))
         end = match.num_tokens // self.page_size
         if end < run.last:
             self.unmatch(match)
@@ -199,13 +200,14 @@ class HostTier:
         """Pages that are being copied from the device."""
         return sum(len(fill.pages) for fill in self._storing)
 
-    def match(self, namespace: str, token_ids: Int32, first: int = 0) -> HostMatch:
-        """Return the pages of the longest known prefix from page ``first`` on, as a use of them.
+    def match(self, prompt: Lookup, first: int = 0) -> HostMatch:
+        """Return the pages of the longest known prefix from page ``first`` on, as a use of them;
+        the prompt may have been looked up on the device.
 
         A page that continues it in part is left out: the request would write its own tokens to the
         copy while the forward is still waiting for it.
         """
-        pages, num_pages = self.cache.use(namespace, token_ids, first)
+        pages, num_pages = self.cache.use(prompt, first)
         self.pages.read(pages)
         return HostMatch(pages, num_pages * self.page_size, first)
 

@@ -44,6 +44,8 @@ def _check_run(tree: Tree, node: Node) -> None:
         assert not node.children, "a partial page that something continues"
     else:
         assert len(node.key) == num_pages * tree.page_bytes
+    assert node.parent is not None
+    assert node.end == node.parent.end + len(node.key)
     assert min(node.locks, node.parks) >= 0
     assert 0 <= node.backed <= num_pages, "more pages backed than there are"
     is_victim = not node.locks and not node.children
@@ -53,7 +55,6 @@ def _check_run(tree: Tree, node: Node) -> None:
     if tree.known is not None:
         assert len(node.uses) == num_pages
         assert min(node.uses) > 0
-        assert node.parent is not None
         assert node.chain == tree.known.hash.chain(node.parent.chain, node.key)[-1]
 
 

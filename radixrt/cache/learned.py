@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -110,27 +111,23 @@ class LearnedOrder:
                 return head
         if self._reuse.refresh(now):
             self._copy_cost = self.copy_cost()
-        victim: Node | None = None
-        least = 0.0
-        if self._reuse.shadow.prefers_lru:
-            for queue in self._queues.values():
-                head = queue.first()
-                if head is not None and (victim is None or head.used < least):
-                    victim, least = head, head.used
-            return victim
+        # Heads are compared by their places: the nodes themselves are seldom in the caches.
+        prefers_lru = self._reuse.shadow.prefers_lru
+        least = (math.inf, math.inf)
         for number, queue in self._queues.items():
-            head = queue.first()
-            if head is None:
+            place = queue.first_key()
+            if place is None:
                 continue
-            worth = self._worth(number, now - head.used)
-            if victim is None or (worth, head.used) < (least, victim.used):
-                victim, least = head, worth
-                self._chosen = queue
-        if victim is not None:
-            self._chosen_bucket = age_bucket(now - victim.used)
-            self._chosen_until = now + _CHOICE_S
-            self._least = least
-        return victim
+            used = place[1]
+            rank = (0.0 if prefers_lru else self._worth(number, now - used), used)
+            if rank < least:
+                least, chosen = rank, queue
+        assert chosen is not None
+        self._chosen = None if prefers_lru else chosen
+        self._least, used = least
+        self._chosen_bucket = age_bucket(now - used)
+        self._chosen_until = now + _CHOICE_S
+        return chosen.first()
 
     def num_alike(self, node: Node) -> int:
         """Return how many pages at the end were used about as often as the last one."""

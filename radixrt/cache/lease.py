@@ -12,7 +12,8 @@ from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, decode, encode, page_id
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
 from radixrt.cache.reuse import ENDED, PLAIN, idle_state
-from radixrt.cache.tree import Match, Tree
+from radixrt.cache.search import Match, text_from
+from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument
 
 
@@ -172,7 +173,7 @@ class Lease:
         if self._beyond is None:
             return np.zeros(0, np.int32)
         node, at = self._beyond
-        return decode(self._tree.text_from(node, at, num * TOKEN_BYTES))
+        return decode(text_from(node, at, num * TOKEN_BYTES))
 
     def hold(self, ttl_s: float, priority: int) -> None:
         """Ask to keep the path for ``ttl_s`` seconds of disuse, held or parked. ``priority`` 0 to 3

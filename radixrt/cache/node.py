@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,9 @@ class Node:
 
     ``key``       the run's tokens as ``encode`` writes them
     ``pages``     its page numbers, native int32; owned by the tree
+    ``end``       bytes of key from the root to the run's end; of a root 0
+    ``least_end`` where the run ended after it had been cut most: what is behind it may have been
+                  something else before
     ``children``  the runs that continue it, by their first page of key (a partial page: all of it)
     ``locks``     held leases that end here, and children with a lock
     ``parks``     parked leases that ended here, and children with one
@@ -49,10 +53,12 @@ class Node:
         "backed",
         "chain",
         "children",
+        "end",
         "held_until",
         "is_branch",
         "is_ended",
         "key",
+        "least_end",
         "locks",
         "pages",
         "parent",
@@ -73,6 +79,8 @@ class Node:
         self.key = key
         self.pages = pages
         self.used = used
+        self.end: int = 0 if parent is None else parent.end + len(key)
+        self.least_end = sys.maxsize
         self.children: SortedDict[bytes, Node] = NO_CHILDREN
         self.locks = 0
         self.parks = 0

@@ -16,7 +16,8 @@ from radixrt.cache.lease import Extension, Lease, TailPage
 from radixrt.cache.node import NEVER, PAGE_ID_BYTES, TOKEN_BYTES, decode, encode, page_ids
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
-from radixrt.cache.tree import NOTHING, Match, Tree
+from radixrt.cache.search import NOTHING, Match, below, text_from
+from radixrt.cache.tree import Tree
 from radixrt.errors import InvalidArgument, OutOfPages
 
 __all__ = ["CacheCounters", "Extension", "Lease", "Lookup", "RadixCache", "TailPage"]
@@ -44,6 +45,11 @@ class Lookup:
             self._match = tree.match(root, self.key) if root is not None else NOTHING
             self._version = tree.version
         return self._match
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens that are looked up."""
+        return len(self.key) // TOKEN_BYTES
 
     @property
     def num_tokens(self) -> int:
@@ -134,20 +140,21 @@ class RadixCache:
         found = lookup.match
         lease = leases.acquire(tree, self._clock, root, lookup.key, found)
         counters.acquired += 1
-        counters.asked_tokens += len(lookup.key) // TOKEN_BYTES
+        counters.asked_tokens += lookup.prompt_len
         counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return lease
 
-    def use(self, namespace: str, token_ids: Int32, first_page: int = 0) -> tuple[Int32, int]:
-        """Count a use of the longest cached prefix of ``token_ids``; return its full pages from
-        ``first_page`` on, and how many full pages it has.
+    def use(self, prompt: Lookup, first_page: int = 0) -> tuple[Int32, int]:
+        """Count a use of the longest prefix of ``prompt`` that is cached; return its full pages
+        from ``first_page`` on, and how many full pages it has.
 
-        Nothing is locked or split: they are the tree's, until something is evicted.
+        The prompt may have been looked up in another cache. Nothing is locked or split: the pages
+        are the tree's, until something is evicted.
         """
-        root = self._tree.roots.get(namespace)
+        root = self._tree.roots.get(prompt.namespace)
         if root is None:
             return np.zeros(0, np.int32), 0
-        found = self._tree.match(root, encode(token_ids))
+        found = self._tree.match(root, prompt.key)
         child, num_pages = found.child, found.split // self._tree.page_bytes
         total = found.matched // self._tree.page_bytes + num_pages
         runs: list[bytes | bytearray] = []
@@ -163,7 +170,7 @@ class RadixCache:
             runs.append(node.pages)
             at -= node.num_pages
         self.counters.acquired += 1
-        self.counters.asked_tokens += len(token_ids)
+        self.counters.asked_tokens += prompt.prompt_len
         self.counters.hit_tokens += found.num_bytes // TOKEN_BYTES
         return page_ids(b"".join(reversed(runs)))[max(first_page - at, 0) :], total
 
@@ -190,7 +197,7 @@ class RadixCache:
                     break
             else:
                 return np.zeros(0, np.int32)
-        return decode(self._tree.text_from(node, at, num * TOKEN_BYTES))
+        return decode(text_from(node, at, num * TOKEN_BYTES))
 
     def evictions(
         self, namespace: str, token_ids: Int32, first_page: int, keys: UInt64 | None = None
@@ -247,15 +254,15 @@ class RadixCache:
         found = self._tree.match(root, key)
         first = found.path[-1] if found.path else root
         start = num_pages * self.page_size * TOKEN_BYTES
-        below = found.matched
+        end = found.matched
         if found.child is not None and found.split:
-            first, below = found.child, found.matched + len(found.child.key)
+            first, end = found.child, found.matched + len(found.child.key)
         if found.matched + found.split <= start or first.parent is None:
             return 0
-        if below - len(first.key) < start:
-            self._tree.split(first, start - (below - len(first.key)))
+        if end - len(first.key) < start:
+            self._tree.split(first, start - (end - len(first.key)))
         given = 0
-        for node in self._tree.below(first):
+        for node in below(first):
             if not node.locks and not node.children and not node.is_dead:
                 pages = self._tree.cut(node, node.num_pages)
                 self._allocator.give(pages)

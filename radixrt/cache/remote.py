@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from radixrt.cache.pages import Int32
 from radixrt.cache.records import Layout, identity, pack_header, verify
-from radixrt.cache.tickets import Job, Workers
+from radixrt.cache.tickets import Job, Transfers
 from radixrt.cache.tier import Completion, Outcome, PageRun, TierStats
 from radixrt.errors import ConfigError
 
@@ -81,17 +81,23 @@ class RemoteTier:
         self._batch = max(1, BATCH_BYTES // layout.record_bytes)
         self._gone_until = 0.0
         self._misses: OrderedDict[bytes, float] = OrderedDict()
-        self._ended: list[Completion] = []
         self._stats = TierStats()
-        self._readers = Workers("radixrt-remote-read", NUM_READERS, self._read, clock)
-        self._writer = Workers("radixrt-remote-write", 1, self._write, clock)
+        self._transfers = Transfers(
+            "radixrt-remote",
+            self._read,
+            self._write,
+            page_bytes=layout.page_bytes,
+            stats=self._stats,
+            clock=clock,
+            num_readers=NUM_READERS,
+        )
 
     # ------------------------------------------------------------ tier
 
     def probe(self, run: PageRun) -> int:
         """See ``Tier``; 0 while the server does not answer and where it just said that it lacks
         the first page."""
-        if run.first == run.last or self._is_gone() or self._readers.is_stalled():
+        if run.first == run.last or self._is_gone() or self._transfers.is_stalled():
             return 0
         missed = self._misses.get(run.with_keys().keys[run.first])
         if missed is not None and self._clock() < missed + MISS_TTL_S:
@@ -100,24 +106,17 @@ class RemoteTier:
 
     def get(self, run: PageRun, pages: Int32, deadline: float) -> int:
         """See ``Tier``."""
-        ticket = self._readers.next_ticket() * 2
-        self._readers.submit(ticket, run.with_keys(), pages, deadline)
-        return ticket
+        return self._transfers.get(run, pages, deadline)
 
     def put(self, run: PageRun, pages: Int32, deadline: float) -> int:
         """See ``Tier``; the deadline is not looked at, for nobody waits for a put."""
-        ticket = self._writer.next_ticket() * 2 + 1
-        if self._is_gone():
-            self._stats.refused += 1
-            self._ended.append(Completion(ticket, "failed", 0, 0, 0.0))
-            return ticket
-        self._writer.submit(ticket, run.with_keys(), pages, float("inf"))
-        return ticket
+        return (
+            self._transfers.refuse("failed") if self._is_gone() else self._transfers.put(run, pages)
+        )
 
     def poll(self) -> Sequence[Completion]:
         """See ``Tier``."""
-        ended, self._ended = self._ended, []
-        return [*ended, *self._readers.poll(), *self._writer.poll()]
+        return self._transfers.poll()
 
     def drop(self, run: PageRun) -> None:
         """See ``Tier``; the one call that goes to the server at once."""
@@ -130,37 +129,30 @@ class RemoteTier:
 
     def stats(self) -> TierStats:
         """See ``Tier``; ``capacity`` and ``ready`` are the server's business and stay 0."""
-        self._stats.timeouts = self._readers.num_timeouts
+        self._stats.timeouts = self._transfers.num_timeouts
         return self._stats
 
     def fence(self, timeout_s: float) -> bool:
         """See ``Tier``: the server has answered every put before."""
-        return self._writer.wait(timeout_s)
+        return self._transfers.fence(timeout_s)
 
     def close(self) -> None:
         """See ``Tier``."""
-        self._readers.close()
-        self._writer.close()
+        self._transfers.close()
         with contextlib.suppress(redis.RedisError):
             self._client.close()
 
     # ------------------------------------------------------------ reading
 
-    def _read(self, jobs: list[Job]) -> None:
-        (job,) = jobs
+    def _read(self, job: Job) -> tuple[Outcome, int]:
         done = 0
         outcome: Outcome = "ok"
         while done < job.run.num_pages and outcome == "ok":
             if self._clock() > job.deadline:
-                outcome = "timeout"
-                self._readers.num_timeouts += 1
-                break
+                return "timeout", done
             more, outcome = self._read_batch(job, done)
             done += more
-        num_bytes = done * self.layout.page_bytes
-        self._stats.read += done
-        self._stats.bytes_read += num_bytes
-        self._readers.end(job, outcome, done, num_bytes)
+        return outcome, done
 
     def _read_batch(self, job: Job, start: int) -> tuple[int, Outcome]:
         """Read the next pages of a job in one round trip; return how many came."""
@@ -202,32 +194,19 @@ class RemoteTier:
 
     # ------------------------------------------------------------ writing
 
-    def _write(self, jobs: list[Job]) -> None:
+    def _write(self, jobs: list[Job]) -> list[tuple[Outcome, int]]:
         (job,) = jobs
-        run, done = job.run, 0
+        num_pages, done = job.run.num_pages, 0
         outcome: Outcome = "ok"
-        while done < run.num_pages:
-            count = min(self._batch, run.num_pages - done)
-            try:
-                self._write_batch(job, done, count)
-            except redis.ResponseError as error:
-                # An answer, not silence: out of memory (with noeviction), read-only, …
-                log.warning("the remote store refuses pages: %s", error)
-                is_full = isinstance(error, redis.exceptions.OutOfMemoryError)
-                outcome = "full" if is_full else "failed"
-            except redis.RedisError as error:
-                self._lost(error)
-                outcome = "failed"
-            if outcome != "ok":
-                self._stats.failed += run.num_pages - done
-                break
-            done += count
-        num_bytes = done * self.layout.page_bytes
-        self._stats.written += done
-        self._stats.bytes_written += num_bytes
-        self._writer.end(job, outcome, done, num_bytes)
+        while done < num_pages and outcome == "ok":
+            count = min(self._batch, num_pages - done)
+            outcome = self._write_batch(job, done, count)
+            done += count if outcome == "ok" else 0
+        self._stats.failed += num_pages - done
+        self._transfers.wrote(done)
+        return [(outcome, done)]
 
-    def _write_batch(self, job: Job, start: int, count: int) -> None:
+    def _write_batch(self, job: Job, start: int, count: int) -> Outcome:
         pipeline = self._client.pipeline(transaction=False)
         for index in range(start, start + count):
             whose = identity(job.run, job.run.first + index)
@@ -235,7 +214,16 @@ class RemoteTier:
             value = pack_header(self.layout, whose, payload) + payload
             pipeline.set(self._prefix + whose.key, value, ex=self._ttl_s or None)
             self._misses.pop(whose.key, None)
-        pipeline.execute()
+        try:
+            pipeline.execute()
+        except redis.ResponseError as error:
+            # An answer, not silence: out of memory (with noeviction), read-only, …
+            log.warning("the remote store refuses pages: %s", error)
+            return "full" if isinstance(error, redis.exceptions.OutOfMemoryError) else "failed"
+        except redis.RedisError as error:
+            self._lost(error)
+            return "failed"
+        return "ok"
 
     # ------------------------------------------------------------ a server that is gone
 

@@ -44,6 +44,10 @@ class SortedDict(dict[K, V]):
         """Return the value of the smallest key; None when empty."""
         return self[self._blocks[0][0]] if self._blocks else None
 
+    def first_key(self) -> K | None:
+        """Return the smallest key; None when empty."""
+        return self._blocks[0][0] if self._blocks else None
+
     def neighbours(self, key: K) -> tuple[K | None, K | None]:
         """Return the last key below ``key`` and the first key at or above it."""
         blocks = self._blocks

@@ -1,8 +1,6 @@
-"""The structure of the radix tree: match, split, grow, lock, merge."""
+"""The structure of the radix tree: split, grow, cut, lock, merge."""
 
 from __future__ import annotations
-
-from typing import Final, NamedTuple, Protocol
 
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
@@ -12,62 +10,15 @@ from radixrt.cache.node import (
     PAGE_ID_BYTES,
     TOKEN_BYTES,
     Node,
-    common_prefix,
     page_ids,
 )
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
+from radixrt.cache.search import Match, Search
+from radixrt.cache.watcher import Watcher
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
 """What ``bytes.translate`` makes of a page's uses when it is used again."""
-
-
-class Match(NamedTuple):
-    """How far a key is known, in bytes.
-
-    ``path`` are the nodes matched to their ends, ``matched`` bytes together. ``child`` continues
-    for ``split`` bytes of full pages and ``tail`` bytes of one more page.
-    """
-
-    path: list[Node]
-    matched: int
-    child: Node | None
-    split: int
-    tail: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the key that are known."""
-        return self.matched + self.split + self.tail
-
-
-NOTHING: Final = Match([], 0, None, 0, 0)
-"""The match of a key in a namespace that has nothing."""
-
-
-class Watcher(Protocol):
-    """Is told what happens to a tree (``Tree.watchers``), by the cache's thread; changes nothing.
-
-    Of ``cut`` and ``cleared`` it hears before, of all else afterwards.
-    """
-
-    def appended(self, node: Node, before: int, key: bytes) -> None:
-        """The run of ``node`` ends in the new tokens ``key``, behind the hash ``before``."""
-
-    def cut(self, node: Node, num_pages: int) -> None:
-        """The last pages of an unlocked leaf are given up; all of them: it leaves the tree."""
-
-    def split(self, upper: Node, lower: Node) -> None:
-        """A run became two; ``upper`` is a new node."""
-
-    def merged(self, upper: Node, lower: Node) -> None:
-        """``lower`` has the run of both now; ``upper`` has left the tree."""
-
-    def changed(self, node: Node) -> None:
-        """Who uses ``node`` and what is before it, or wants it kept, changed."""
-
-    def cleared(self) -> None:
-        """Everything is about to be given up, page by page."""
 
 
 class Tree:
@@ -99,6 +50,7 @@ class Tree:
         self.num_locked = 0
         self.watchers: tuple[Watcher, ...] = ()
         self.version = 0
+        self.search = Search(self.page_bytes)
         self._next_serial = 0
 
     def root(self, namespace: str) -> Node:
@@ -111,57 +63,9 @@ class Tree:
                 root.chain = self.known.hash.seed(namespace)
         return root
 
-    # -- search: nothing below changes the tree
-
     def match(self, node: Node, key: bytes) -> Match:
         """Return how far the tree below ``node`` knows ``key``. Changes nothing."""
-        page_bytes = self.page_bytes
-        path: list[Node] = []
-        at, last = 0, len(key) - page_bytes
-        while at <= last:
-            child = node.children.get(key[at : at + page_bytes])
-            if child is None:
-                break
-            run = child.key
-            num = len(run)
-            # The lookup has compared the first page.
-            if num > page_bytes and not key.startswith(run, at):
-                common = common_prefix(key, at, run)
-                tail = common % page_bytes
-                return Match(path, at, child, common - tail, tail)
-            path.append(child)
-            at += num
-            node = child
-        if not node.children:
-            return Match(path, at, None, 0, 0)
-        nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
-        return Match(path, at, nearest, 0, tail)
-
-    def _nearest_page(self, node: Node, wanted: bytes) -> tuple[Node | None, int]:
-        best, tail = None, 0
-        if wanted and self.page_bytes > TOKEN_BYTES:
-            for neighbour in node.children.neighbours(wanted):
-                common = common_prefix(wanted, 0, neighbour) if neighbour is not None else 0
-                if common > tail:
-                    best, tail = neighbour, common
-        return (None if best is None else node.children[best]), tail
-
-    def text_from(self, node: Node, at: int, num_bytes: int) -> bytes:
-        """Return up to ``num_bytes`` of what is in the tree from byte ``at`` of a node's key on,
-        along the first children."""
-        found = bytes(node.key[at : at + num_bytes])
-        step: Node | None = node
-        while found and len(found) < num_bytes and step is not None:
-            step = step.children.first()
-            found += bytes(step.key[:num_bytes]) if step is not None else b""
-        return found[:num_bytes]
-
-    def below(self, node: Node) -> list[Node]:
-        """Return ``node`` and everything that continues it, children before their parents."""
-        nodes = [node]
-        for parent in nodes:
-            nodes += parent.children.values()
-        return nodes[::-1]
+        return self.search.match(node, key)
 
     # -- structure
 
@@ -225,6 +129,7 @@ class Tree:
             uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
+            node.end += len(key)
             node.pages += pages
             node.uses += uses
             node.chain = chain
@@ -260,6 +165,8 @@ class Tree:
             if self.known is not None:
                 self.known.cut(node, num_pages, eviction)
             del node.key[-num_pages * self.page_bytes :]
+            node.end -= num_pages * self.page_bytes
+            node.least_end = min(node.least_end, node.end)
             del node.pages[-num_pages * PAGE_ID_BYTES :]
             node.backed = min(node.backed, node.num_pages)
             self._replace(node)
@@ -269,6 +176,7 @@ class Tree:
                 self.known.cut(node, node.num_pages, eviction)
             self.order.discard(node)
             del node.parent.children[self._first_page(node)]
+            node.end -= len(node.key)
             node.key, node.pages = bytearray(), bytearray()
             parent = node.parent
             parent.used = max(parent.used, node.used)

@@ -17,6 +17,7 @@ from tier_harness import LAYOUT, PAGE_BYTES, PAGE_SIZE, Pool, get, put, run_of, 
 from radixrt.cache import disk as disk_module
 from radixrt.cache.disk import DiskTier
 from radixrt.cache.files import Files
+from radixrt.cache.record_store import RecordStore
 from radixrt.cache.records import Layout
 from radixrt.cache.segments import HEAD_BYTES
 from radixrt.cache.tier import PageRun
@@ -409,11 +410,11 @@ def test_a_dying_worker_ends_its_jobs_and_goes_on(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tier, "_append", broken)
+        patch.setattr(RecordStore, "append", broken)
         assert put(tier, pool, run).outcome == "failed"
     assert put(tier, pool, run).outcome == "ok"
     with monkeypatch.context() as patch:
-        patch.setattr(tier, "_read_page", broken)
+        patch.setattr(RecordStore, "read", broken)
         assert get(tier, pool, run).outcome == "failed"
     assert get(tier, pool, run).outcome == "ok"
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from radixrt.cache.node import Node
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
+from radixrt.cache.search import below
 from radixrt.errors import InvalidArgument, OutOfPages
 
 Int32 = NDArray[np.int32]
@@ -340,13 +341,13 @@ def test_a_use_finds_the_pages_of_a_lease_and_leaves_the_tree_as_it_is(
     for sequence in sequences[1:]:
         put(cache, ids(*sequence), final=True)
     for sequence in sequences:
-        nodes = [node.key for node in cache._tree.below(cache._tree.root("n"))]
-        pages, num_pages = cache.use("n", ids(*sequence))
+        nodes = [node.key for node in below(cache.tree.root("n"))]
+        pages, num_pages = cache.use(cache.lookup("n", ids(*sequence)))
         assert len(pages) == num_pages
         for first in range(num_pages + 2):
-            rest, total = cache.use("n", ids(*sequence), first)
+            rest, total = cache.use(cache.lookup("n", ids(*sequence)), first)
             assert (rest.tolist(), total) == (pages[first:].tolist(), num_pages)
-        assert [node.key for node in cache._tree.below(cache._tree.root("n"))] == nodes
+        assert [node.key for node in below(cache.tree.root("n"))] == nodes
         lease = cache.acquire("n", ids(*sequence))
         assert pages.tolist() == lease.pages.tolist()
         lease.release()
@@ -360,7 +361,7 @@ def test_a_use_counts_for_the_order_of_eviction(allocator: PageAllocator) -> Non
         now += 1
         put(cache, first + upto(8))
     now += 1
-    assert cache.use("n", 100 + upto(8))[1] == 2
+    assert cache.use(cache.lookup("n", 100 + upto(8)))[1] == 2
     cache.evict(2)
     assert cache.peek("n", 100 + upto(8)) == 8
     assert cache.peek("n", 200 + upto(8)) == 0

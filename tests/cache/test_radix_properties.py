@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import Lease, RadixCache
+from radixrt.cache.shortcuts import Shortcuts
 from radixrt.errors import OutOfPages
 
 Int32 = NDArray[np.int32]
@@ -65,6 +66,9 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache = RadixCache(
             self.allocator, self.page_size, clock=lambda: self.now, policy=policy
         )
+        # Every walk leaves a shortcut, for all later ones to go wrong by.
+        tree = self.cache.tree
+        tree.search.shortcuts = Shortcuts(tree.page_bytes, min_nodes=1)
         self.written: dict[int, tuple[str, Prefix]] = {}
         self.calls: list[Call] = []
         self.parked: list[Lease] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from radixrt.cache.costs import Costs
+from radixrt.cache.host import HostTier
 from radixrt.errors import InvalidArgument
 from radixrt.runtime import device as devices
-from radixrt.runtime.transfer.reference import ReferenceMover
+from radixrt.runtime.engine.tiers import calibrate
+from radixrt.runtime.transfer.reference import FinishedMove, ReferenceMover
 
 Int32 = NDArray[np.int32]
 CPU = torch.device("cpu")
@@ -157,17 +161,58 @@ def test_the_triton_kernel_moves_what_the_reference_moves(
 @pytest.mark.parametrize("way", ["direct", "staged"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_both_ways_of_a_gpu_move_what_the_reference_moves(
-    make_case: Callable[..., Case], shape: tuple[int, ...], way: Any
+    make_case: Callable[..., Case],
+    shape: tuple[int, ...],
+    way: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from radixrt.runtime.transfer import copy_engine, triton_staging
     from radixrt.runtime.transfer.triton import TritonMover
 
+    if way == "staged" and copy_engine.CopyEngine.find() is None:
+        pytest.skip("CUDA has no batches of copies before 13")
+    # Both halves of the buffer are used many times.
+    monkeypatch.setattr(triton_staging, "HALF_BYTES", 1 << 16)
     case = make_case(shape, torch.bfloat16, torch.device("cuda"))
-    mover = TritonMover(
-        case.keys, case.values, case.memory.tensor, load_by=way, store_by=way, num_programs=7
-    )
+    pools = case.keys, case.values, case.memory.tensor
+    mover = TritonMover(*pools, load_by=way, min_staged_bytes=0, num_programs=7)
     case.reference.load(case.pages, case.host_pages)
     mover.load(case.pages, case.host_pages).finish()
     case.check()
     case.reference.store(case.pages, case.host_pages[::-1].copy())
     mover.store(case.pages, case.host_pages[::-1].copy()).finish()
     case.check()
+
+
+@pytest.mark.parametrize("version", [None, "12.8", "13.0"])
+def test_where_the_runtime_has_no_batches_there_is_no_copy_engine(
+    version: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from radixrt.runtime.transfer import copy_engine
+
+    (tmp_path / "maps").write_text("7f00-7f01 r-xp 00000000 00:00 1 /lib/libcudart.so.of.a.dream\n")
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(copy_engine, "PROC_MAPS", tmp_path / "maps")
+    assert copy_engine.CopyEngine.find() is None
+
+
+class SlowAtFirst(ReferenceMover):
+    """A mover that prepares something when it first sees a number of pages."""
+
+    known: set[int]
+
+    def load(self, pages: Int32, host_pages: Int32) -> FinishedMove:
+        is_known = len(pages) in self.known
+        self.known.add(len(pages))
+        return FinishedMove(len(pages), 0.001 * len(pages) if is_known else 5.0)
+
+
+def test_what_a_first_load_prepares_is_not_taken_for_what_loads_take(
+    make_case: Callable[..., Case],
+) -> None:
+    case = make_case((2, 90, 4, 1, 8), torch.float32, CPU)
+    mover = SlowAtFirst(case.keys, case.values, case.memory.tensor)
+    mover.known = set()
+    host, costs = HostTier(case.memory.pages, 4, mover), Costs()
+    calibrate(host, costs, 89)
+    assert costs.tier("host").predict(50) == pytest.approx(0.05)

@@ -12,7 +12,7 @@ from radixrt.runtime.engine.inspecting import Inspector
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.snapshots import Snapshots
 from radixrt.runtime.forward.engine import Engine, StepInFlight
-from radixrt.runtime.grammar.masks import Filling, MaskFiller
+from radixrt.runtime.scheduling.masks import Filling, MaskFiller
 from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.scheduler import Scheduler
 from radixrt.runtime.wire import (

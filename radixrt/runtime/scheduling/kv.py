@@ -197,10 +197,10 @@ class KvSpace:
         return how many tokens are known then, 0 when nothing is to be loaded."""
         assert self.tiers is not None
         known = lease.num_tokens + (lease.tail.num_tokens if lease.tail is not None else 0)
-        token_ids = request.token_ids[: request.logits_from]
-        match, refusal, seconds = self.tiers.find(request.namespace, token_ids, known)
+        match, refusal, seconds = self.tiers.find(self._look_up(request), known)
         if refusal:
             request.refusal, request.predicted_s = refusal, seconds
+            token_ids = request.token_ids[: request.logits_from]
             request.refused_end = self.tiers.host.cache.peek(request.namespace, token_ids)
         if match is None:
             return 0

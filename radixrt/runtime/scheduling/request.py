@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.cache.explain import Explained
-from radixrt.cache.hicache import Fetch, Refusal
+from radixrt.cache.movements import Fetch
 from radixrt.cache.radix import Lease
+from radixrt.cache.tier_policy import Refusal
 from radixrt.runtime.wire import EngineUsage, SampledLogprob, TokenSampling
 
 if TYPE_CHECKING:

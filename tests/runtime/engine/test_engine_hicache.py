@@ -8,7 +8,8 @@ from random import Random
 import pytest
 from engine_harness import Runtime
 
-from radixrt.cache.hicache import TierPolicy
+from radixrt.cache.hicache import RETRY
+from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.model.decoder import CausalLM
 
 
@@ -167,19 +168,19 @@ def test_who_waits_for_a_copy_makes_it_when_the_copy_thread_cannot(model: Causal
     expected = runtime.generate(prompt)
     evict(runtime)
     mover = runtime.host.mover  # type: ignore[union-attr]
-    copy_layer = mover.copy_layer  # type: ignore[attr-defined]
+    copy_group = mover.copy_group  # type: ignore[attr-defined]
 
     def fail_in_the_copy_thread(*args: object) -> None:
         if threading.current_thread().name == "radixrt-copy":
             raise RuntimeError("bus error")
-        copy_layer(*args)
+        copy_group(*args)
 
-    mover.copy_layer = fail_in_the_copy_thread  # type: ignore[attr-defined]
+    mover.copy_group = fail_in_the_copy_thread  # type: ignore[attr-defined]
     call = runtime.run(prompt)
     runtime.finish()
     assert runtime.tokens(call) == expected
     assert runtime.end(call).usage.cached >= 56
-    mover.copy_layer = copy_layer  # type: ignore[attr-defined]
+    mover.copy_group = copy_group  # type: ignore[attr-defined]
     drain(runtime)
 
 
@@ -187,18 +188,18 @@ def test_a_backup_that_fails_is_made_at_the_next_chance(model: CausalLM) -> None
     prompt = list(range(3, 60))
     runtime = Runtime(model, host_pages=80)
     mover = runtime.host.mover  # type: ignore[union-attr]
-    copy_layer = mover.copy_layer  # type: ignore[attr-defined]
+    copy_group = mover.copy_group  # type: ignore[attr-defined]
 
     def fail(*args: object) -> None:
         raise RuntimeError("bus error")
 
-    mover.copy_layer = fail  # type: ignore[attr-defined]
+    mover.copy_group = fail  # type: ignore[attr-defined]
     expected = runtime.generate(prompt)
     drain(runtime)
     assert runtime.tiers is not None
     assert runtime.tiers.counters.failed_backups > 0
     assert runtime.tiers.host.cache.num_cached == 0
-    mover.copy_layer = copy_layer  # type: ignore[attr-defined]
+    mover.copy_group = copy_group  # type: ignore[attr-defined]
     assert runtime.generate(prompt) == expected
     evict(runtime)
     call = runtime.run(prompt)
@@ -220,4 +221,22 @@ def test_what_is_cheaper_to_compute_is_computed(model: CausalLM) -> None:
     assert runtime.tokens(call) == expected
     assert runtime.end(call).usage.cached == 0
     assert runtime.tiers.counters.not_worth > 0
+    drain(runtime)
+
+
+def test_a_tier_that_was_measured_at_a_bad_time_is_tried_again(model: CausalLM) -> None:
+    prompt = list(range(3, 60))
+    runtime = Runtime(model, host_pages=80, policy=TierPolicy())
+    expected = runtime.generate(prompt)
+    assert runtime.tiers is not None
+    for _ in range(200):
+        runtime.tiers.costs.tier("host").observe(10, 5.0)
+    hits = []
+    for _ in range(RETRY + 2):
+        evict(runtime)
+        call = runtime.run(prompt)
+        runtime.finish()
+        assert runtime.tokens(call) == expected
+        hits.append(runtime.end(call).usage.cached > 0)
+    assert hits == [False] * RETRY + [True, False]
     drain(runtime)

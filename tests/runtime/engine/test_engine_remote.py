@@ -10,9 +10,9 @@ import pytest
 from engine_harness import Runtime
 from redis_server import Server, needs_server
 
-from radixrt.cache.hicache import TierPolicy
 from radixrt.cache.records import Layout
 from radixrt.cache.tier import Tier
+from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.model.decoder import CausalLM
 
 pytest.importorskip("redis", reason="the extra redis is not installed")

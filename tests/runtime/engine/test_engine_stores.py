@@ -14,8 +14,8 @@ from engine_harness import Runtime
 
 from radixrt.cache.disk import DiskTier
 from radixrt.cache.files import Files
-from radixrt.cache.hicache import TierPolicy
 from radixrt.cache.records import Layout
+from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.wire import Abort, Hold
 

@@ -11,13 +11,13 @@ import pytest
 import regex
 from grammar_walks import session_of, walk
 
-from radixrt.runtime.frontend.tool_calls import FORMATS, find_calls, format_of_template
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.closing import shortest_close
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import locate
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, regex_grammar
 from radixrt.runtime.grammar.session import GOES_ON, Accepted, Session
+from radixrt.runtime.grammar.tool_calls import FORMATS, find_calls, format_of_template
 from radixrt.runtime.grammar.validate import Failure
 from radixrt.runtime.grammar.vocabulary import allowed_ids
 from radixrt.runtime.wire import FieldParams, GrammarSpec

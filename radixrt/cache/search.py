@@ -1,0 +1,110 @@
+"""Finding tokens in a tree. Nothing here changes it."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from radixrt.cache.node import TOKEN_BYTES, Node, common_prefix
+from radixrt.cache.shortcuts import Shortcuts
+
+
+class Match(NamedTuple):
+    """How far a key is known, in bytes.
+
+    ``path`` are the nodes matched to their ends, ``matched`` bytes together. ``child`` continues
+    for ``split`` bytes of full pages and ``tail`` bytes of one more page.
+    """
+
+    path: list[Node]
+    matched: int
+    child: Node | None
+    split: int
+    tail: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the key that are known."""
+        return self.matched + self.split + self.tail
+
+
+NOTHING: Final = Match([], 0, None, 0, 0)
+"""The match of a key in a namespace that has nothing."""
+
+
+class Search:
+    """Walks of one tree, with shortcuts past what was walked before."""
+
+    def __init__(self, page_bytes: int) -> None:
+        self.shortcuts = Shortcuts(page_bytes)
+        self._page_bytes = page_bytes
+
+    def match(self, node: Node, key: bytes) -> Match:
+        """Return how far the tree below ``node`` knows ``key``."""
+        if node.parent is not None:
+            return self._walk(node, key, [], 0)
+        start = self.shortcuts.find(node, key)
+        path = _path_to(start)
+        num_passed = len(path)
+        found = self._walk(start, key, path, start.end)
+        self.shortcuts.note(node, key, found.path, len(found.path) - num_passed)
+        return found
+
+    def _walk(self, node: Node, key: bytes, path: list[Node], at: int) -> Match:
+        """Match ``key`` from byte ``at`` on below ``node``, which ``path`` leads to."""
+        page_bytes = self._page_bytes
+        last = len(key) - page_bytes
+        while at <= last:
+            child = node.children.get(key[at : at + page_bytes])
+            if child is None:
+                break
+            run = child.key
+            num = len(run)
+            # The lookup has compared the first page.
+            if num > page_bytes and not key.startswith(run, at):
+                common = common_prefix(key, at, run)
+                tail = common % page_bytes
+                return Match(path, at, child, common - tail, tail)
+            path.append(child)
+            at += num
+            node = child
+        if not node.children:
+            return Match(path, at, None, 0, 0)
+        nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
+        return Match(path, at, nearest, 0, tail)
+
+    def _nearest_page(self, node: Node, wanted: bytes) -> tuple[Node | None, int]:
+        best, tail = None, 0
+        if wanted and self._page_bytes > TOKEN_BYTES:
+            for neighbour in node.children.neighbours(wanted):
+                common = common_prefix(wanted, 0, neighbour) if neighbour is not None else 0
+                if common > tail:
+                    best, tail = neighbour, common
+        return (None if best is None else node.children[best]), tail
+
+
+def text_from(node: Node, at: int, num_bytes: int) -> bytes:
+    """Return up to ``num_bytes`` of what is in the tree from byte ``at`` of a node's key on,
+    along the first children."""
+    found = bytes(node.key[at : at + num_bytes])
+    step: Node | None = node
+    while found and len(found) < num_bytes and step is not None:
+        step = step.children.first()
+        found += bytes(step.key[:num_bytes]) if step is not None else b""
+    return found[:num_bytes]
+
+
+def below(node: Node) -> list[Node]:
+    """Return ``node`` and everything that continues it, children before their parents."""
+    nodes = [node]
+    for parent in nodes:
+        nodes += parent.children.values()
+    return nodes[::-1]
+
+
+def _path_to(node: Node) -> list[Node]:
+    """Return the nodes from below the root to ``node``."""
+    path: list[Node] = []
+    while node.parent is not None:
+        path.append(node)
+        node = node.parent
+    return path[::-1]
