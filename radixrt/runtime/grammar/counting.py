@@ -201,16 +201,14 @@ class CountingMatcher(LlguidanceMatcher):
         return True
 
     def try_advance(self, token_ids: list[int]) -> bool:
-        places = []
-        place = self._places[-1]
-        for token_id in token_ids:
-            if not self._keeps_limits(place, token_id):
-                return False
-            place = self._after(place, token_id)
-            places.append(place)
         if not super().try_advance(token_ids):
             return False
-        self._places += places
+        for token_id in token_ids:
+            place = self._places[-1]
+            if not self._keeps_limits(place, token_id):
+                self.rollback(len(token_ids))
+                return False
+            self._places.append(self._after(place, token_id))
         return True
 
     def forced(self) -> list[int]:

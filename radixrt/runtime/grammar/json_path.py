@@ -33,6 +33,7 @@ class JsonPath:
     length: int = 0
     escape: int = 0
     _key: bytearray = field(default_factory=bytearray)
+    _num_beyond: int = 0
 
     @property
     def path(self) -> Path:
@@ -53,7 +54,7 @@ class JsonPath:
         """Return what is equal for readers that go on alike."""
         return (
             *((level.is_array, level.key, level.is_key_next) for level in self.levels),
-            (self.in_string, self.is_key, self.in_scalar),
+            (self.in_string, self.is_key, self.in_scalar, self._num_beyond),
             (self.length, self.escape, bytes(self._key)) if self.in_string else None,
         )
 
@@ -76,6 +77,7 @@ class JsonPath:
             self.length,
             self.escape,
             bytearray(self._key),
+            self._num_beyond,
         )
 
     def _feed_string(self, byte: int) -> None:
@@ -102,8 +104,12 @@ class JsonPath:
         level = self.levels[-1] if self.levels else None
         if byte == 0x22:
             self.in_string, self.length = True, 0
-            self.is_key = level is not None and not level.is_array and level.is_key_next
-        elif byte in b"{[" and len(self.levels) < MAX_DEPTH:
+            self.is_key = False
+            if level is not None and not level.is_array and not self._num_beyond:
+                self.is_key = level.is_key_next
+        elif self._num_beyond or (byte in b"{[" and len(self.levels) >= MAX_DEPTH):
+            self._num_beyond += (byte in b"{[") - (byte in b"}]")
+        elif byte in b"{[":
             is_array = byte == 0x5B
             self.levels.append(Level(is_array, 0 if is_array else None))
         elif byte in b"}]" and level is not None:

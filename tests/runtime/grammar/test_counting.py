@@ -238,3 +238,17 @@ def test_the_tokens_within_a_limit_are_those_that_add_no_more() -> None:
         expected = np.flatnonzero(np.asarray(tokens.effect(0).units) <= left)
         assert np.array_equal(allowed_ids(mask, 63), expected)
     assert tokens.within(0, 100) is None
+
+
+def test_a_reader_finds_back_from_any_depth() -> None:
+    reader = JsonPath()
+    reader.feed(b'{"a":' + b'[{"x":' * 300 + b'"],"' + b"}]" * 300 + b',"b":["c","de')
+    assert (reader.path, reader.length) == (("b", 1), 2)
+
+
+def test_a_way_that_is_no_text_of_the_grammar_is_refused(engine: LlguidanceEngine) -> None:
+    _, matcher = compile_grammar(engine, GrammarSpec("json_schema", json.dumps(strings(3))))
+    broken = [i for i, text in enumerate(engine.vocabulary.texts) if text == b"\xc3"]
+    assert broken
+    assert not matcher.try_advance([*engine.vocabulary.encode(b'{"s'), *broken, *broken])
+    assert matcher.try_advance(engine.vocabulary.encode(b'{"s0":"'))
