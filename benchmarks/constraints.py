@@ -355,6 +355,7 @@ def main() -> None:
     engine = LlguidanceEngine(
         arguments.tokenizer, vocab_size, [arguments.end_id], arguments.threads
     )
+    engine.vocabulary.build_look_ups()  # as the processes do that judge constraints
     rows = read_schemas(arguments.schemas)[: arguments.limit]
     if arguments.part == "coverage":
         found = coverage(engine, rows)
