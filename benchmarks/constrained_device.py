@@ -92,8 +92,8 @@ class TimedFiller(MaskFiller):
         self._clock = clock
         self._ready = 0.0
 
-    def begin(self, plan: Plan) -> Filling | None:
-        filling = super().begin(plan)
+    def begin(self, plan: Plan, at_once: int = 0) -> Filling | None:
+        filling = super().begin(plan, at_once)
         if filling is not None:
             here, everywhere = time.thread_time(), time.process_time()
             if filling.future is not None:

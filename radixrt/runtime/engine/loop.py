@@ -12,7 +12,7 @@ from radixrt.runtime.engine.inspecting import Inspector
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.snapshots import Snapshots
 from radixrt.runtime.forward.engine import Engine, StepInFlight
-from radixrt.runtime.scheduling.masks import Filling, MaskFiller
+from radixrt.runtime.scheduling.masks import FEW, Filling, MaskFiller
 from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.scheduler import Scheduler
 from radixrt.runtime.wire import (
@@ -164,7 +164,7 @@ class EngineLoop:
         self.scheduler.note_launched()
         if self._in_flight:
             self._commit()
-            filling = self._masks.begin(plan)
+            filling = self._masks.begin(plan, at_once=FEW)
         self._in_flight = _InFlight(step, filling)
         if filling is None or not self._overlap:
             self._sample()

@@ -18,7 +18,7 @@ from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.slots import PLACEHOLDER, SlotTable
 
 FEW = 4
-"""So many masks are filled at once: another thread would take longer to begin."""
+"""So many masks are filled at once under a forward: another thread would take longer to begin."""
 
 HANDOVER_S = 0.0005
 """How long the loop waits for a thread to begin; where cores are short it is late."""
@@ -51,8 +51,9 @@ class MaskFiller:
         self.seconds = 0.0
         """How long filling masks has kept the loop waiting."""
 
-    def begin(self, plan: Plan) -> Filling | None:
-        """Start to fill, on threads while the caller goes on; None when no row needs a mask."""
+    def begin(self, plan: Plan, at_once: int = 0) -> Filling | None:
+        """Start to fill, on threads while the caller goes on; None when no row needs a mask. Up to
+        ``at_once`` masks are filled before it returns."""
         slots = self._slots
         sampling = plan.slots[plan.sample_rows]
         is_open = slots.tokens[sampling, plan.ends[plan.sample_rows]] == PLACEHOLDER
@@ -87,16 +88,16 @@ class MaskFiller:
             Masks(np.array(rows, np.int64), bitmask),
             requests,
             unknown,
-            self._fill(unknown, bitmask),
+            self._fill(unknown, bitmask, at_once),
         )
 
     def _fill(
-        self, rows: list[tuple[LlguidanceMatcher, int]], bitmask: NDArray[np.int32]
+        self, rows: list[tuple[LlguidanceMatcher, int]], bitmask: NDArray[np.int32], at_once: int
     ) -> Future[None] | None:
         if not rows:
             return None
         begun, fill = Event(), rows[0][0].fill_rows
-        if len(rows) <= FEW:
+        if len(rows) <= at_once:
             began = time.perf_counter()
             fill(rows, bitmask, begun.set)
             self.seconds += time.perf_counter() - began
