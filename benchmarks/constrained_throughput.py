@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 from radixrt.bench.engine import EngineDriver
 from radixrt.bench.models import SHAPES
 from radixrt.config import RuntimeConfig
+from radixrt.runtime.device import synchronize
 from radixrt.runtime.grammar.validate import FinalValidator
 from radixrt.runtime.wire import GrammarSpec, Run, TokenSampling, pack_ids
 
@@ -98,6 +99,7 @@ class Driver(EngineDriver):
             Run(call, call, pack_ids(np.array(prompt, np.int32)), sampling(limit, end_ids), grammar)
             for call, prompt, limit in zip(calls, prompts, limits, strict=True)
         ]
+        synchronize(self.loop.engine.device)  # a step that nobody waited for
         begin = time.perf_counter()
         self.channel.put(runs)
         while self._open:
@@ -105,8 +107,8 @@ class Driver(EngineDriver):
         seconds = time.perf_counter() - begin
         outputs = list(self._outputs.values())
         after = self.stats()
-        steps = {"steps": after["steps"] - before["steps"]}
-        return outputs, seconds, steps
+        names = ("steps", "grammar_mask_s")
+        return outputs, seconds, {name: after[name] - before[name] for name in names}
 
 
 def sampling(max_tokens: int, end_ids: tuple[int, ...]) -> TokenSampling:
@@ -141,14 +143,18 @@ def throughput(
     jumped, _, _ = driver.batch(prompts, limits, jumping, (end,))
     same = sum(a == b for a, b in zip(outputs, jumped, strict=True))
     counts = [len(tokens) for tokens in outputs]
-    times: dict[str, list[float]] = {"constrained": [], "jump_forward": [], "free": []}
+    batches = {
+        "free": (counts, None, ()),
+        "constrained": (limits, plain, (end,)),
+        "jump_forward": (limits, jumping, (end,)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in batches}
+    counters: dict[str, dict[str, Any]] = {}
     for _ in range(rounds):
-        driver.flush()
-        times["free"].append(driver.batch(prompts, counts, None, ())[1])
-        driver.flush()
-        times["constrained"].append(driver.batch(prompts, limits, plain, (end,))[1])
-        driver.flush()
-        times["jump_forward"].append(driver.batch(prompts, limits, jumping, (end,))[1])
+        for name, (tokens, grammar, ends) in batches.items():
+            driver.flush()
+            _, seconds, counters[name] = driver.batch(prompts, tokens, grammar, ends)
+            times[name].append(seconds)
     medians = {name: statistics.median(found) for name, found in times.items()}
     ratios = {
         name: statistics.median(
@@ -161,6 +167,10 @@ def throughput(
         "tokens": sum(counts),
         "same_with_jump_forward": f"{same}/{len(prompts)}",
         "seconds": {name: round(value, 4) for name, value in medians.items()},
+        "steps": {name: found["steps"] for name, found in counters.items()},
+        "waited_for_masks_s": {
+            name: round(found["grammar_mask_s"], 4) for name, found in counters.items()
+        },
         "constrained_over_free": round(ratios["constrained"], 4),
         "jump_forward_over_free": round(ratios["jump_forward"], 4),
     }

@@ -325,8 +325,9 @@ def check_forced(session: Session, engine: LlguidanceEngine) -> str:
     """Return where a run of forced tokens is not how the tokenizer spells its text."""
     vocabulary = engine.vocabulary
     run: list[int] = []
-    for token_id, kind in [*zip(session.token_ids, session.kinds, strict=True), (-1, "sampled")]:
-        if kind == "forced":
+    forced_at = set(session.forced_at)
+    for at, token_id in enumerate([*session.token_ids, -1]):
+        if at in forced_at:
             run.append(token_id)
             continue
         if run and vocabulary.encode(vocabulary.decode(run)) != run:

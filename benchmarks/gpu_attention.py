@@ -27,7 +27,7 @@ import triton
 from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.flashinfer import FlashInferDecode, FlashInferPrefill
 from radixrt.runtime.attention.triton import LARGE, SMALL, TileShape, TritonAttention
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 PAGE = 16
 SPEC = AttentionSpec(num_heads=32, num_kv_heads=8, head_dim=128, scale=128**-0.5)

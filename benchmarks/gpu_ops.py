@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from radixrt.errors import ConfigError
-from radixrt.runtime.forward.sampler import SamplingRows
 from radixrt.runtime.ops import choose_ops
+from radixrt.runtime.ops.sampler import SamplingRows
 
 ROWS = (1, 64, 256, 1024, 8192)
 HIDDEN, INNER, VOCAB, HEADS, KV_HEADS, DIM = 4096, 14336, 128256, 32, 8, 128

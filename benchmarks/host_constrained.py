@@ -18,6 +18,7 @@ import cProfile
 import json
 import pstats
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
 from radixrt.runtime.engine.loop import EngineLoop
-from radixrt.runtime.engine.metrics import Metrics
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.refusals import Capacity
 from radixrt.runtime.forward.engine import Engine
+from radixrt.runtime.grammar.judges import Judges
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine
 from radixrt.runtime.grammar.service import GrammarService
 from radixrt.runtime.scheduling.kv import KvPool, KvSpace
+from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.request import GREEDY
 from radixrt.runtime.scheduling.scheduler import Limits, Scheduler
 from radixrt.runtime.scheduling.slots import SlotTable
@@ -74,6 +76,7 @@ class NoModel:
 
     def __init__(self, num_rows: int, vocab_size: int) -> None:
         self._logits = torch.zeros(num_rows, vocab_size)
+        self.vocab_size = vocab_size
 
     def forward(self, batch: Any, k_cache: Any, v_cache: Any, attention: Any) -> torch.Tensor:
         return self._logits[: len(batch.logits_rows)]
@@ -116,16 +119,25 @@ class Load:
         self.inbox: list[ToEngine] = []
         self.num_rows = num_rows
         self.num_open = 0
+        self.sleep: Callable[[float], None] = time.sleep
         self.failures: list[str] = []
+        self.completions: list[int] = []
         self._num_calls = 0
         self._rng = np.random.default_rng(0)
 
-    def begin(self, grammar: GrammarSpec | None, max_tokens: int, end: int) -> None:
-        """Send one call for every row."""
-        sampling = TokenSampling(
-            **{**_fields(GREEDY), "max_tokens": max_tokens, "stop_token_ids": (end,)}
-        )
-        for _ in range(self.num_rows):
+    def begin(
+        self, grammar: GrammarSpec | None, max_tokens: int | list[int], end: int | None
+    ) -> None:
+        """Send one call for every row, of so many tokens each or up to the token ``end``."""
+        limits = max_tokens if isinstance(max_tokens, list) else [max_tokens] * self.num_rows
+        for limit in limits:
+            sampling = TokenSampling(
+                **{
+                    **_fields(GREEDY),
+                    "max_tokens": limit,
+                    "stop_token_ids": () if end is None else (end,),
+                }
+            )
             self._num_calls += 1
             prompt = pack_ids(self._rng.integers(1000, 2000, PROMPT).astype(np.int32))
             self.inbox.append(Run(self._num_calls, self._num_calls, prompt, sampling, grammar))
@@ -137,6 +149,8 @@ class Load:
         self.inbox += [Abort(call) for call in range(first, self._num_calls + 1)]
 
     def receive(self, timeout_s: float) -> list[ToEngine]:
+        if timeout_s and not self.inbox:
+            self.sleep(min(timeout_s, 0.001))
         messages, self.inbox = self.inbox, []
         return messages
 
@@ -145,10 +159,14 @@ class Load:
             self.num_open -= isinstance(message, Done | EngineFailed)
             if isinstance(message, EngineFailed):
                 self.failures.append(message.message)
+            elif isinstance(message, Done):
+                self.completions.append(message.usage.completion)
 
 
-def build(tokenizer: Path, num_rows: int, end: int) -> tuple[EngineLoop, Load]:
-    """Return a loop and what talks to it."""
+def build(
+    tokenizer: Path, num_rows: int, end: int, kind: type[Engine] = Engine, overlap: int = 0
+) -> tuple[EngineLoop, Load]:
+    """Return a loop over an engine of a ``kind``, and what talks to it."""
     vocab = Tokenizer.from_file(str(tokenizer))
     vocab_size = vocab.get_vocab_size(with_added_tokens=True)
     num_pages = num_rows * (CONTEXT // PAGE_SIZE) + 1
@@ -160,7 +178,7 @@ def build(tokenizer: Path, num_rows: int, end: int) -> tuple[EngineLoop, Load]:
     )
     pool = KvPool.zeros(1, 1, 1, 1, 1, dtype=torch.float32, device=CPU)
     letters = [vocab.encode(letter, add_special_tokens=False).ids[-1] for letter in "abcdefgh"]
-    engine = Engine(
+    engine = kind(
         NoModel(num_rows + 64, vocab_size),
         pool,
         NoAttention(),  # type: ignore[arg-type]
@@ -168,11 +186,13 @@ def build(tokenizer: Path, num_rows: int, end: int) -> tuple[EngineLoop, Load]:
         slots,
         CPU,
     )
-    grammars = GrammarService(lambda: LlguidanceEngine(tokenizer, vocab_size, [end]))
+    judges = Judges(tokenizer, vocab_size, (end,))
+    grammars = GrammarService(lambda: LlguidanceEngine(tokenizer, vocab_size, [end]), judges=judges)
     capacity = Capacity(CONTEXT, num_pages * PAGE_SIZE, vocab_size, 10_000)
     calls = OpenCalls(scheduler, capacity, grammars=grammars)
     load = Load(num_rows)
-    return EngineLoop(engine, scheduler, calls, load, vocab_size=vocab_size), load
+    loop = EngineLoop(engine, scheduler, calls, load, vocab_size=vocab_size, overlap=overlap)
+    return loop, load
 
 
 def measure(
@@ -237,6 +257,7 @@ def main() -> None:
             f"{name:24}{first:10.2f}{step:10.3f}{longest:10.2f}"
             f"{(first - plain[0]) / n * 1e3:12.1f}{(step - plain[1]) / n * 1e3:10.1f}"
         )
+    loop.calls.close()
     if load.failures:
         print(len(load.failures), "failed:", load.failures[0])
     if profile is not None:

@@ -21,11 +21,11 @@ from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
 from radixrt.runtime.engine.loop import EngineLoop
-from radixrt.runtime.engine.metrics import Metrics
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.refusals import Capacity
 from radixrt.runtime.forward.engine import Engine
 from radixrt.runtime.scheduling.kv import KvPool, KvSpace
+from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.request import GREEDY
 from radixrt.runtime.scheduling.scheduler import Limits, Scheduler
 from radixrt.runtime.scheduling.slots import SlotTable

@@ -24,6 +24,7 @@ from radixrt.errors import (
     EngineFault,
     InvalidArgument,
     JournalError,
+    KeysRefused,
     ModelError,
     Overloaded,
     ProgramError,
@@ -97,6 +98,7 @@ __all__ = [
     "Function",
     "InvalidArgument",
     "JournalError",
+    "KeysRefused",
     "ModelError",
     "OpenAI",
     "Overloaded",
@@ -150,7 +152,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'radixrt' has no attribute {name!r}")
+        from radixrt.elsewhere import NAMES
+
+        hint = f"; use {NAMES[name]}" if name in NAMES else ""
+        raise AttributeError(f"module 'radixrt' has no attribute {name!r}{hint}")
     value = getattr(importlib.import_module("radixrt.lang"), name)
     globals()[name] = value
     return value

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from radixrt.elsewhere import option_hint
 from radixrt.errors import ConfigError
 from radixrt.settings import did_you_mean
 
@@ -43,8 +44,9 @@ class RuntimeConfig:
     """New tokens of one step (the chunk budget); 0 derives it: 512 on a CPU, 8192 on a GPU."""
 
     mixed_step_tokens: int = 0
-    """New tokens of a step in which requests decode, theirs included; prompts get half of it at
-    least. 0 derives it: 384 on a GPU, on a CPU as many as ``max_step_tokens``."""
+    """New tokens of a step in which requests decode, theirs included; prompts get an eighth of it
+    at least, and a token for every four that decode. 0 derives it: 512 on a GPU, on a CPU as many
+    as ``max_step_tokens``."""
 
     context_length: int = 0
     """Longest prompt plus generation; 0 is the model's."""
@@ -129,7 +131,8 @@ class RuntimeConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(options.keys() - known)
         if unknown:
-            hint = did_you_mean(unknown[0], known)
+            other = option_hint(unknown[0])
+            hint = f"; {other}" if other else did_you_mean(unknown[0], known)
             raise ConfigError(
                 f"unknown option {', '.join(unknown)}{hint}; known: {', '.join(sorted(known))}"
             )
@@ -174,7 +177,7 @@ class RuntimeConfig:
         return {
             "max_running": max_running,
             "max_step_tokens": max_step_tokens,
-            "mixed_step_tokens": self.mixed_step_tokens or (384 if is_gpu else max_step_tokens),
+            "mixed_step_tokens": self.mixed_step_tokens or (512 if is_gpu else max_step_tokens),
             "overlap": int(is_gpu) if self.overlap == -1 else self.overlap,
         }
 

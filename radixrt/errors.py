@@ -8,7 +8,8 @@ RadixError
 │   └── WeightsMismatch               missing, left-over or misshaped tensors; lists them
 ├── ProtocolError                     a frame that is not a message of the protocol
 ├── TransportError                    the connection, not the call
-│   └── RuntimeUnavailable            nobody answers at the endpoint within the deadline
+│   ├── RuntimeUnavailable            nobody answers at the endpoint within the deadline
+│   └── KeysRefused                   the endpoint wants other CURVE keys, or none
 ├── OutOfPages                        the page allocator is empty and nothing is evictable
 ├── JournalError                      a batch journal that is unreadable or of another run
 ├── CallFailed                        a call ended in ``Failed``; ``code`` says how
@@ -74,6 +75,11 @@ class TransportError(RadixError):
 
 class RuntimeUnavailable(TransportError):
     """Nobody answers at the endpoint within the deadline."""
+
+
+class KeysRefused(TransportError):
+    """The endpoint wants CURVE keys that were not given, does not know those that were, or takes
+    none."""
 
 
 class OutOfPages(RadixError):

@@ -32,8 +32,10 @@ def start_local(model: str | Path | None = None, **options: Any) -> LocalRuntime
     and ``ModelError`` for a directory that cannot be served.
     """
     from radixrt.config import RuntimeConfig
+    from radixrt.model_directory import check_model_directory
 
     config = RuntimeConfig.of(model=None if model is None else Path(model), **options)
+    check_model_directory(config.model_path)
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(

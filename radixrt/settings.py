@@ -135,13 +135,15 @@ def effective(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     file: Path | None = None,
+    elsewhere: Iterable[str] = (),
 ) -> dict[str, Given]:
     """Return the value of every setting and where it came from.
 
-    ``flags`` has what the command line set, by name; None is not set. Raises ``ConfigError`` for a
-    file that cannot be read, an unknown key in it, and values of the wrong type.
+    ``flags`` has what the command line set, by name; None is not set. The file may have keys that
+    are settings ``elsewhere``. Raises ``ConfigError`` for a file that cannot be read, an unknown
+    key in it, and values of the wrong type.
     """
-    in_file = {} if file is None else _read(settings, file)
+    in_file = {} if file is None else _read(settings, file, [*settings, *elsewhere])
     found: dict[str, Given] = {}
     for name, setting in settings.items():
         text = environment.get(setting.variable)
@@ -194,7 +196,7 @@ def _is_service_link(name: str) -> bool:
     return rest.startswith(("SERVICE_", "PORT_"))
 
 
-def _read(settings: Mapping[str, Setting], file: Path) -> dict[str, Any]:
+def _read(settings: Mapping[str, Setting], file: Path, known: list[str]) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             table = tomllib.load(stream)
@@ -205,11 +207,11 @@ def _read(settings: Mapping[str, Setting], file: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name not in settings:
-            hint = did_you_mean(name, settings)
-            known = "" if hint else f"; known: {', '.join(settings)}"
-            raise ConfigError(f"config={file}: unknown key {key!r}{hint}{known}")
-        values[name] = settings[name].check(value, f"{file}: {key}", file.parent)
+        if name in settings:
+            values[name] = settings[name].check(value, f"{file}: {key}", file.parent)
+        elif name not in known:
+            hint = did_you_mean(name, known) or f"; known: {', '.join(dict.fromkeys(known))}"
+            raise ConfigError(f"config={file}: unknown key {key!r}{hint}")
     return values
 
 

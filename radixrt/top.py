@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from radixrt.errors import RadixError, RuntimeUnavailable, TransportError
+from radixrt.errors import InvalidArgument, KeysRefused, RadixError, TransportError
 from radixrt.inspection import Inspection, LiveRequest, Picture, TierFill, TreeNode
-from radixrt.lang.backend import Backend, connect
+from radixrt.lang.backend import Backend
 
 RATE_S = 5.0
 """Rates are means over so many seconds."""
@@ -129,13 +129,14 @@ def hottest(picture: Picture, num: int) -> list[tuple[TreeNode, int]]:
     return [(node, below[node.id]) for node in tops[:num]]
 
 
-def run_top(endpoint: str, *, every_s: float, once: bool, texts: bool) -> None:
-    """Show the runtime at an endpoint until interrupted, or once as plain text.
+def run_top(connect: Callable[[], Backend], *, every_s: float, once: bool, texts: bool) -> None:
+    """Show the runtime that ``connect`` reaches until interrupted, or once as plain text.
 
-    Raises what ``connect`` does. A runtime that goes away is waited for.
+    Raises what ``connect`` does, but ``RuntimeUnavailable`` with ``once`` alone: a runtime that
+    goes away is waited for.
     """
     if once:
-        with connect(endpoint) as backend:
+        with connect() as backend:
             top = Top(backend, texts=texts)
             top.look()
             time.sleep(min(every_s, 1.0))
@@ -145,13 +146,15 @@ def run_top(endpoint: str, *, every_s: float, once: bool, texts: bool) -> None:
     with Live(Text("connecting…"), screen=True, auto_refresh=False) as live:
         while True:
             try:
-                with connect(endpoint) as backend:
+                with connect() as backend:
                     top = Top(backend, texts=texts)
                     while True:
                         top.look()
                         live.update(top.screen(), refresh=True)
                         time.sleep(every_s)
-            except (RuntimeUnavailable, TransportError) as error:
+            except (InvalidArgument, KeysRefused):
+                raise
+            except TransportError as error:
                 live.update(Panel(Text(f"{error}; trying again", "red")), refresh=True)
                 time.sleep(1.0)
             except RadixError as error:

@@ -16,10 +16,10 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from radixrt.curve import ClientCurve, Handshake
 from radixrt.errors import (
     InvalidArgument,
     ProtocolError,
@@ -183,20 +183,12 @@ class LocalPeer:
 # ---------------------------------------------------------------- ZeroMQ
 
 
-@dataclass(frozen=True)
-class ClientCurve:
-    """Keys of an encrypted tcp connection in Z85 text: the server's public one, a pair of ours."""
-
-    server_public: str
-    public: str
-    secret: str
-
-
 class ZmqTransport:
     """A connection to a runtime process over ZeroMQ (``ipc://…`` or ``tcp://…``).
 
     ``timeout_s`` bounds how long the first answer, and every message that cannot be handed to the
-    socket, may take; afterwards the transport is broken: ``RuntimeUnavailable``. An open session is
+    socket, may take; afterwards the transport is broken: ``RuntimeUnavailable``. A peer that wants
+    other keys than ``curve`` breaks it as soon as it is known: ``KeysRefused``. An open session is
     watched with pings at the interval that ``Welcome`` names.
 
     The socket belongs to one thread of its own, woken through a pipe, so ``send`` costs its caller
@@ -290,6 +282,7 @@ class _DealerLoop:
         self._context = zmq.Context(io_threads=1)
         try:
             self._socket = connect_dealer(self._context, endpoint, timeout_s=timeout_s, curve=curve)
+            self._handshake = Handshake(self._socket, endpoint, curve)
         except (zmq.ZMQError, ValueError) as error:
             self._dispose()
             raise TransportError(f"cannot connect to {endpoint}: {error}") from error
@@ -298,10 +291,10 @@ class _DealerLoop:
 
     def submit(self, frames: list[bytes], *, awaits_answer: bool) -> None:
         with self._lock:
-            if self._stopping:
-                raise TransportError("the transport is closed")
             if self.inbox.error is not None:
                 raise type(self.inbox.error)(*self.inbox.error.args)
+            if self._stopping:
+                raise TransportError("the transport is closed")
             if len(self._outbox) >= HIGH_WATER_MARK:
                 raise TransportError(
                     f"{HIGH_WATER_MARK} messages wait for {self._endpoint}; it does not read them"
@@ -345,12 +338,15 @@ class _DealerLoop:
 
         poller = zmq.Poller()
         poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self._handshake.socket, zmq.POLLIN)
         while True:
             # POLLOUT only while something waits: a connected socket is always writable.
             poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
             ready = dict(poller.poll(self._poll_ms()))
             if self._wake_read in ready:
                 os.read(self._wake_read, 65536)
+            if self._handshake.socket in ready or self._handshake.due is not None:
+                self._handshake.read()
             self._receive_all()
             self._ping_when_due()
             self._send_all()
@@ -367,6 +363,8 @@ class _DealerLoop:
             due.append(self._welcome_due)
         if self._ping_interval_s is not None:
             due.append(self._next_ping)
+        if self._handshake.due is not None:
+            due.append(self._handshake.due)
         return max(0, int((min(due) - now) * 1000) + 1)
 
     def _receive_all(self) -> None:
@@ -436,6 +434,11 @@ class _DealerLoop:
         if late or (self._welcome_due is not None and now > self._welcome_due):
             if self._stopping:
                 raise TransportError("the transport is closed")
+            if self._handshake.is_breaking:
+                raise RuntimeUnavailable(
+                    f"what listens at {self._endpoint} does not speak ZeroMQ; an HTTP port? Use "
+                    "the endpoint that `radixrt serve` prints"
+                )
             raise RuntimeUnavailable(
                 f"nobody answers at {self._endpoint} within {self._timeout_s:g} s; "
                 "is `radixrt serve` running there?"

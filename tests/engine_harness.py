@@ -18,7 +18,6 @@ from radixrt.cache.tier import Tier
 from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.attention.reference import ReferenceAttention
 from radixrt.runtime.engine.loop import EngineLoop
-from radixrt.runtime.engine.metrics import Metrics
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.refusals import Capacity
 from radixrt.runtime.forward.engine import Engine
@@ -26,6 +25,7 @@ from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.model.loader import load_model
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.scheduling.kv import KvPool, KvSpace
+from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.request import GREEDY
 from radixrt.runtime.scheduling.scheduler import Limits, Scheduler
 from radixrt.runtime.scheduling.slots import SlotTable
@@ -275,7 +275,7 @@ def tiny_model(path: Path) -> CausalLM:
 
 def brute_force_logprobs(model: CausalLM, token_ids: Sequence[int], page_size: int = 4) -> Any:
     """Return log probabilities f32 [T, V] after each token, from one forward of the whole."""
-    from radixrt.runtime.forward.batch import ForwardBatch
+    from radixrt.runtime.batch import ForwardBatch
 
     n = len(token_ids)
     num_pages = n // page_size + 2

@@ -141,17 +141,19 @@ import sys
 from pathlib import Path
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.serving.server import Server
-Server(RuntimeConfig(memory="256MiB", device="cpu"), ready_file=Path(sys.argv[1])).run()
+model = Path(sys.argv[2]) if sys.argv[2:] else None
+config = RuntimeConfig(model=model, memory="256MiB", device="cpu")
+Server(config, ready_file=Path(sys.argv[1])).run()
 """
 
 
 @contextlib.contextmanager
-def serving_nano(directory: Path) -> Iterator[Nano]:
-    """The shipped model in a process of its own."""
+def serving_nano(directory: Path, model: Path | None = None) -> Iterator[Nano]:
+    """The shipped model, or one like it, in a process of its own."""
     ready_file = directory / "ready"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE_NANO, str(ready_file)],
+        [sys.executable, "-c", _SERVE_NANO, str(ready_file), *([str(model)] if model else [])],
         env={**os.environ, "PYTHONPATH": path},
         stderr=subprocess.DEVNULL,
     )

@@ -9,7 +9,7 @@ import torch
 
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.attention.reference import ReferenceAttention
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.model.decoder import CausalLM
 
 

@@ -24,7 +24,7 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from radixrt.config import RuntimeConfig
-from radixrt.runtime.serving.endpoints import ServerCurve
+from radixrt.runtime.endpoints import ServerCurve
 from radixrt.runtime.serving.gateway_process import HttpService
 from radixrt.runtime.serving.server import Server
 given = json.loads(sys.argv[1])

@@ -9,7 +9,7 @@ import torch
 from paged_runs import make_batch
 
 from radixrt.runtime.attention.base import AttentionSpec
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 
 def shared_prefix_batch(

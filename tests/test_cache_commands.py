@@ -54,7 +54,7 @@ def test_a_trace_without_programs_has_no_signals(
     [
         (("cachesim", "no such file"), "no such file"),
         (("cachetrace", "robots", "x"), "conversations, agents"),
-        (("explain", "nowhere"), "endpoint"),
+        (("explain", "--endpoint", "nowhere"), "endpoint"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -84,7 +84,7 @@ def test_explain_tells_what_a_runtime_did(
 ) -> None:
     with rt.Runtime(memory="128MiB") as runtime:
         # The command connects to a runtime; this one is in the process already.
-        monkeypatch.setattr("radixrt.lang.backend.connect", lambda endpoint: runtime)
+        monkeypatch.setattr("radixrt.lang.backend.connect", lambda endpoint, **keys: runtime)
 
         @rt.function
         def program(s: rt.ProgramState) -> None:

@@ -40,6 +40,15 @@ FORBIDDEN = {
 }
 """Folder → modules it never imports."""
 
+RUNTIME_FOLDERS = (
+    *("", "ops", "attention", "grammar", "model", "scheduling", "transfer", "forward", "engine"),
+    *("frontend", "serving"),
+)
+"""The runtime's folders, "" its own files: each imports only those before it."""
+
+RUNTIME_ROOTS = {"__main__", "local"}
+"""Files that put the runtime together: they import what they like."""
+
 ADAPTERS = {
     "flashinfer": "flashinfer",
     "triton": "triton",
@@ -86,6 +95,23 @@ def test_a_layer_never_imports_what_is_above_or_beside_it(folder: str) -> None:
         if path.relative_to(ROOT).parts[0] == folder
         for module in imports(path)
         if any(within(module, banned) for banned in FORBIDDEN[folder])
+    ]
+    assert not offences
+
+
+def test_the_runtime_s_folders_build_on_each_other_in_one_direction() -> None:
+    root = ROOT / "runtime"
+
+    def place(parts: tuple[str, ...]) -> int:
+        return RUNTIME_FOLDERS.index(parts[0] if (root / parts[0]).is_dir() else "")
+
+    offences = [
+        f"{path.relative_to(root)} imports {module}"
+        for path in sorted(root.rglob("*.py"))
+        if path.stem not in RUNTIME_ROOTS
+        for module in imports(path)
+        if module.startswith("radixrt.runtime.")
+        if place(tuple(module.split(".")[2:])) > place(path.relative_to(root).parts)
     ]
     assert not offences
 

@@ -97,6 +97,6 @@ def test_every_option_of_the_page_exists() -> None:
         "--install",
         "--no-install-recommends",
     }
-    known |= {"--no-cache-dir", "--create-home"}
+    known |= {"--no-cache-dir", "--create-home", "--local-dir"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
     assert not named - known

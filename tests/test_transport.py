@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import zmq
+import zmq.auth
 
-from radixrt.errors import InvalidArgument, RuntimeUnavailable, TransportError
+from radixrt.curve import read_curve
+from radixrt.errors import InvalidArgument, KeysRefused, RuntimeUnavailable, TransportError
 from radixrt.protocol import (
     Append,
     Failed,
@@ -42,6 +46,7 @@ class ScriptedRouter:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.bind(endpoint)
+        self.endpoint = self._socket.last_endpoint.decode()
         self.client = b""
 
     def receive(self, timeout_s: float = 10.0) -> list[ToRuntime]:
@@ -116,6 +121,34 @@ def test_nobody_at_the_endpoint_is_an_error_in_time(endpoint: str) -> None:
     with pytest.raises(TransportError):
         transport.send([Ping(1)])
     transport.close()
+
+
+def test_a_listener_that_speaks_something_else_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        transport = ZmqTransport(f"tcp://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.5)
+        transport.send([Hello()])
+        with pytest.raises(RuntimeUnavailable, match="does not speak ZeroMQ; an HTTP port"):
+            receive(transport)
+        transport.close()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_keys_for_an_endpoint_that_takes_none_are_refused(tmp_path: Path) -> None:
+    files = zmq.auth.create_certificates(tmp_path, "any")
+    router = ScriptedRouter("tcp://127.0.0.1:*")
+    curve = read_curve(files[0], files[1], endpoint=router.endpoint)
+    transport = ZmqTransport(router.endpoint, timeout_s=60.0, curve=curve)
+    with pytest.raises(KeysRefused, match="takes no keys"):
+        receive(transport)
+    transport.close()
+    router.close()
 
 
 def test_a_hello_without_answer_is_an_error_in_time(endpoint: str, router: ScriptedRouter) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from radixrt.config import RuntimeConfig
+from radixrt.elsewhere import option_hint
 from radixrt.errors import ConfigError
 from radixrt.settings import did_you_mean, settings_of
 
@@ -97,7 +98,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set {item}: write OPTION=VALUE, such as --set memory=80%")
         if name not in known:
-            hint = did_you_mean(name, known)
+            other = option_hint(name)
+            hint = f"; {other}" if other else did_you_mean(name, known)
             raise ConfigError(
                 f"--set {item}: unknown option{hint}; known: {', '.join(sorted(known))}"
             )

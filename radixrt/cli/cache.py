@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radixrt.cli.client_options import ClientOptions, Endpoint
+from radixrt.cli.options import with_settings
 from radixrt.cli.reporting import reporting
 from radixrt.errors import InvalidArgument
+from radixrt.settings import Given
 
 if TYPE_CHECKING:
     from radixrt.cache.simulator import Simulated
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
 
 def register(application: Any) -> None:
     """Add the commands to the command line."""
-    for command in (cachesim, cachetrace, explain):
-        application.command()(command)
+    application.command()(cachesim)
+    application.command()(cachetrace)
+    application.command()(with_settings(explain, ClientOptions))
 
 
 def cachesim(
@@ -56,12 +60,13 @@ def cachetrace(
 
 
 def explain(
-    endpoint: Annotated[str, typer.Argument(help="The runtime: ipc://PATH or tcp://HOST:PORT.")],
+    given: dict[str, Given],
+    where: Endpoint = "",
     last: Annotated[int, typer.Option(help="How many of the latest calls.")] = 16,
 ) -> None:
     """Say what became of the prompt tokens of a runtime's latest calls, and why some missed."""
-    with reporting():
-        _explain(endpoint, last)
+    with reporting(), ClientOptions.of(given, where).connect() as backend:
+        print(backend.explain(last))
 
 
 def parse_tokens(text: str) -> int:
@@ -139,10 +144,3 @@ def _make_trace(kind: str, file: Path, num_requests: int, between_s: float, seed
     if between_s > 0:
         workload = replace(workload, between_s=between_s)
     print(f"{write_trace(file, generate(workload))} lines: {workload}")
-
-
-def _explain(endpoint: str, last: int) -> None:
-    from radixrt.lang.backend import connect
-
-    with connect(endpoint) as backend:
-        print(backend.explain(last))

@@ -4,74 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from radixrt.errors import ConfigError, InvalidArgument
-
 if TYPE_CHECKING:
+    from radixrt.cli.talk_options import Where
     from radixrt.lang import Backend, ProgramState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """Who answers: a runtime at ``endpoint``, an OpenAI-compatible server at ``url``, or without
-    either a runtime of this process for ``model`` with ``settings`` (``OPTION=VALUE``)."""
-
-    model: Path | None = None
-    endpoint: str = ""
-    url: str = ""
-    settings: Sequence[str] = ()
-
-    def check(self) -> None:
-        """Raise ``ConfigError`` for what cannot be meant."""
-        if self.endpoint and self.url:
-            raise ConfigError("--endpoint and --url name two servers; give one")
-        for option, value in (("--endpoint", self.endpoint), ("--url", self.url)):
-            if value and (self.model is not None or self.settings):
-                raise ConfigError(
-                    f"{option} is a runtime that serves its model already: leave out the model and "
-                    "--set"
-                )
-        if self.model is not None and not self.model.is_dir():
-            raise ConfigError(
-                f"model={self.model}: no such directory; give one in Hugging Face format, or none "
-                "for the model that ships"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class How:
-    """How answers are generated, as ``gen`` takes it."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int | None
-    regex: str | None
-    json_schema: str | None
-    """A schema, or the path of a file that holds one."""
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of ``gen``. Raises ``InvalidArgument``."""
-        given: dict[str, Any] = {
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-        }
-        if self.regex is not None and self.json_schema is not None:
-            raise InvalidArgument("json_schema", self.json_schema, "--regex is given: drop one")
-        if self.regex is not None:
-            given["regex"] = self.regex
-        if self.json_schema is not None:
-            given["json_schema"] = _schema(self.json_schema)
-        return given
 
 
 @contextlib.contextmanager
@@ -185,23 +125,11 @@ def write(pieces: Iterator[str], stream: TextIO) -> None:
     stream.flush()
 
 
-def _schema(text: str) -> str:
-    is_file = not text.lstrip().startswith(("{", "true", "false")) and Path(text).is_file()
-    schema = Path(text).read_text(encoding="utf-8") if is_file else text
-    try:
-        json.loads(schema)
-    except ValueError as error:
-        raise InvalidArgument(
-            "json_schema", text, f"give a JSON schema or a file that holds one: {error}"
-        ) from None
-    return schema
-
-
 def _open(where: Where) -> Backend:
     import radixrt.lang as rt
 
-    if where.endpoint:
-        return rt.connect(where.endpoint)
+    if where.client.endpoint:
+        return where.client.connect()
     if where.url:
         return rt.OpenAI(where.url)
     from radixrt.bench.models import parse_settings
@@ -216,8 +144,7 @@ def _waiting(where: Where) -> Iterator[None]:
         return
     from rich.console import Console
 
-    what = where.endpoint or where.url or (where.model.name if where.model else "the model")
-    with Console(stderr=True).status(
-        f"{'connecting to' if where.endpoint or where.url else 'loading'} {what}"
-    ):
+    server = where.client.endpoint or where.url
+    model = where.model.name if where.model else "the model"
+    with Console(stderr=True).status(f"connecting to {server}" if server else f"loading {model}"):
         yield

@@ -11,41 +11,57 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from radixrt.settings import Given, Setting, effective, settings_of, unknown_variables
+from radixrt.cli.reporting import reporting
+from radixrt.settings import DEFAULT, Given, Setting, effective, settings_of, unknown_variables
 
 ARGUMENT = "model"
 """The setting that is the command's argument rather than an option."""
 
 CONFIG_VARIABLE = "RADIXRT_CONFIG"
 
-ELSEWHERE = ("RADIXRT_API_KEY", "RADIXRT_ADMIN_KEY", CONFIG_VARIABLE)
-"""Variables of ours that are no settings: keys, which are never shown, and the file's name."""
+OTHER_VARIABLES = ("RADIXRT_API_KEY", "RADIXRT_ADMIN_KEY", "RADIXRT_TRACE", CONFIG_VARIABLE)
+"""Variables of ours that are no settings: keys, which are never shown, and files' names."""
 
 
-def with_settings(run: Callable[..., None], *configs: type, model_help: str) -> Callable[..., None]:
+def with_settings(
+    run: Callable[..., None],
+    *configs: type,
+    flags_only: type | None = None,
+    model_help: str = "",
+) -> Callable[..., None]:
     """Return a typer command that hands ``run`` the values of all fields of ``configs``.
 
     ``run`` gets ``given``, a ``Given`` for each field by its name, and by keyword what else its
     signature declares, which becomes options as typer makes them. ``--config`` names a TOML file.
+    Fields of ``flags_only`` have a flag, and neither a variable nor a key of the file.
     """
     settings = settings_of(*configs)
+    flag_settings = settings_of(flags_only) if flags_only is not None else {}
     own = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(run, eval_str=True).parameters.values()
         if parameter.name != "given"
     ]
+    model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=model_help)]
     parameters = [
-        _parameter(
-            "model", Annotated[str | None, typer.Argument(metavar="[MODEL]", help=model_help)]
-        ),
+        *([_parameter(ARGUMENT, model)] if ARGUMENT in settings else []),
         *own,
-        _parameter("config", Annotated[Path | None, typer.Option(help=_CONFIG_HELP)]),
+        *(_option(setting) for setting in flag_settings.values()),
+        _parameter("config", Annotated[Path | None, typer.Option(help=_config_help(settings))]),
         *(_option(setting) for name, setting in settings.items() if name != ARGUMENT),
     ]
 
     def command(**flags: Any) -> None:
         others = {parameter.name: flags.pop(parameter.name) for parameter in own}
-        run(given=_given(settings, flags), **others)
+        given = {}
+        for name, setting in flag_settings.items():
+            value = _flag_value(setting, flags.pop(name))
+            given[name] = (
+                Given(setting.default, DEFAULT) if value is None else Given(value, setting.flag)
+            )
+        with reporting():
+            given |= _given(settings, flags)
+        run(given=given, **others)
 
     command.__doc__ = run.__doc__
     command.__name__ = run.__name__
@@ -59,27 +75,49 @@ def config_of(config: type[Any], given: Mapping[str, Given]) -> Any:
     return config(**{name: given[name].value for name in settings_of(config)})
 
 
-_CONFIG_HELP = (
-    "TOML file with options: page_size = 16 for --page-size 16. Every option can also be set by a "
-    "variable: RADIXRT_PAGE_SIZE=16. Flags come before variables, those before the file. "
-    f"[variable: {CONFIG_VARIABLE}]"
-)
+def _config_help(settings: Mapping[str, Setting]) -> str:
+    has_pages = "page_size" in settings
+    setting = settings["page_size" if has_pages else "endpoint"]
+    value, text = ("16", "16") if has_pages else ("ipc://PATH", '"ipc://PATH"')
+    return (
+        f"TOML file with the options that follow here: {setting.name} = {text} for {setting.flag} "
+        f"{value}. Each of them can also be set by a variable: {setting.variable}={value}. Flags "
+        f"come before variables, those before the file. [variable: {CONFIG_VARIABLE}]"
+    )
+
+
+def _every_setting() -> dict[str, Setting]:
+    """The settings of all commands: one file, and one environment, may serve them all."""
+    from radixrt.cli.client_options import ClientOptions
+    from radixrt.cli.serve_options import ServeOptions
+    from radixrt.config import RuntimeConfig
+
+    return settings_of(RuntimeConfig, ServeOptions, ClientOptions)
 
 
 def _given(settings: Mapping[str, Setting], flags: dict[str, Any]) -> dict[str, Given]:
-    for line in unknown_variables(settings, os.environ, *ELSEWHERE):
+    every = _every_setting()
+    for line in unknown_variables(every, os.environ, *OTHER_VARIABLES):
         print(f"radixrt: {line}", file=sys.stderr)
     named = os.environ.get(CONFIG_VARIABLE)
     file = flags.pop("config") or (Path(named) if named else None)
     if flags.get(ARGUMENT) is not None:
         flags[ARGUMENT] = Path(flags[ARGUMENT])
     for name, value in flags.items():
-        if settings[name].type is tuple:
-            flags[name] = tuple(value) if value else None
-    given = effective(settings, flags=flags, environment=os.environ, file=file)
-    if given[ARGUMENT].source == settings[ARGUMENT].flag:
+        flags[name] = _flag_value(settings[name], value)
+    given = effective(
+        settings, flags=flags, environment=os.environ, file=file, elsewhere=every.keys()
+    )
+    if ARGUMENT in settings and given[ARGUMENT].source == settings[ARGUMENT].flag:
         given[ARGUMENT] = Given(given[ARGUMENT].value, "argument")
     return given
+
+
+def _flag_value(setting: Setting, value: Any) -> Any:
+    """Return what the command line set; None for nothing, as typer has an empty list for it."""
+    if setting.type is tuple:
+        return tuple(value) if value else None
+    return value
 
 
 def _option(setting: Setting) -> inspect.Parameter:

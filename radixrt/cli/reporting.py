@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import typer
 
-from radixrt.errors import RadixError
+from radixrt.errors import ProgramError, RadixError
 
 
 @contextlib.contextmanager
@@ -16,6 +16,9 @@ def reporting() -> Iterator[None]:
     """Run a command; what it raises for its user to mend ends it with one line."""
     try:
         yield
+    except ProgramError as error:  # of the command's own program: its line is no news
+        print(f"radixrt: {str(error.cause).strip()}", file=sys.stderr)
+        raise typer.Exit(1) from None
     except (RadixError, OSError) as error:
         print(f"radixrt: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -36,18 +36,14 @@ def serve(given: dict[str, Given]) -> None:
     from radixrt.cli.api_keys import read_keys
     from radixrt.cli.serve_options import ServeOptions
     from radixrt.config import RuntimeConfig
-    from radixrt.errors import ConfigError
+    from radixrt.model_directory import check_model_directory
 
     with reporting():
         config: RuntimeConfig = config_of(RuntimeConfig, given)
         options: ServeOptions = config_of(ServeOptions, given)
         config.resolve()  # says what is wrong before anything is loaded
         options.check()
-        if not config.model_path.is_dir():
-            raise ConfigError(
-                f"model={config.model}: no such directory; give one in Hugging Face format, or "
-                "none for the model that ships"
-            )
+        check_model_directory(config.model_path)
 
         def gateway(endpoint: str, port: int | None) -> bytes:
             settings = options.gateway(
@@ -59,7 +55,7 @@ def serve(given: dict[str, Given]) -> None:
             keys = read_keys(options.api_key_file, options.admin_key_file, os.environ)
             gateway("ipc://to-be-chosen", None)
             check_address(options.host, options.port)
-        from radixrt.runtime.serving.endpoints import ServerCurve
+        from radixrt.runtime.endpoints import ServerCurve
         from radixrt.runtime.serving.gateway_process import HttpService
         from radixrt.runtime.serving.server import Server
 

@@ -21,10 +21,19 @@ from radixrt.gateway.body import Bodies
 from radixrt.gateway.errors import ApiError
 from radixrt.gateway.gate import Gate
 from radixrt.gateway.link import RuntimeLink
+from radixrt.gateway.reasoning import ReasoningPrompts
 from radixrt.gateway.service import Service
 from radixrt.gateway.settings import GatewaySettings
+from radixrt.settings import did_you_mean
 
 log = logging.getLogger(__name__)
+
+_ELSEWHERE = {
+    "/generate": "POST /v1/completions",
+    "/docs": "GET /openapi.json, or the page at /",
+    "/v1": "POST /v1/chat/completions",
+}
+"""Routes of other servers → what to use of ours."""
 
 ROUTERS = [
     chat.router,
@@ -38,20 +47,20 @@ ROUTERS = [
 """What makes the routes, each from the ``Service`` that they share."""
 
 
-def build_app(settings: GatewaySettings) -> ASGIApp:
-    """Return the application, whose start connects to the runtime."""
+def build_app(settings: GatewaySettings, link: RuntimeLink) -> ASGIApp:
+    """Return the application, whose start opens the link to the runtime and whose end closes it."""
     answers: Counter[tuple[str, int]] = Counter()
     service = Service(
-        settings, RuntimeLink(settings.endpoint), Bodies(settings.max_body_bytes), answers
+        settings, link, Bodies(settings.max_body_bytes), ReasoningPrompts(link), answers
     )
 
     @asynccontextmanager
     async def connected(_: FastAPI) -> AsyncIterator[None]:
-        service.link.start()
+        link.start()
         try:
             yield
         finally:
-            await service.link.close()
+            await link.close()
 
     app = FastAPI(
         title=settings.title,
@@ -88,14 +97,25 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 404:
-        known = ApiError(404, f"there is no route {request.method} {path}", code="not_found")
+        hint = _nearest(path, request.method, request.app)
+        text = f"there is no route {request.method} {path}{hint}; GET /openapi.json has them all"
+        known = ApiError(404, text, code="not_found")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("allow", "")
+        allowed = ", ".join(map(str.upper, request.app.openapi()["paths"].get(path, ())))
         text = f"{path} does not take {request.method}; use {allowed or 'another method'}"
         known = ApiError(405, text, code="method_not_allowed", headers={"allow": allowed})
     else:
         known = ApiError(error.status_code, str(error.detail))
     return error_response(known)
+
+
+def _nearest(path: str, method: str, app: FastAPI) -> str:
+    """Return "; did you mean …?" for a route that a path without one could mean, or nothing."""
+    if path in _ELSEWHERE:
+        return f"; use {_ELSEWHERE[path]}"
+    routes = app.openapi()["paths"]
+    paths = [path for path, methods in routes.items() if method.lower() in methods]
+    return did_you_mean(f"/v1{path}" if f"/v1{path}" in paths else path, paths)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

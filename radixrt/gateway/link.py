@@ -97,7 +97,7 @@ class RuntimeLink:
         self._timer.cancel()
         for task in self._tasks:
             task.cancel()
-        self._fail_all("the gateway is shutting down")
+        self.fail_all("the gateway is shutting down")
         self._send_now([Goodbye()])
         self._disconnect()
         self._context.destroy(linger=200)
@@ -315,11 +315,12 @@ class RuntimeLink:
         if self._exchanges:
             log.warning("%d generations failed: %s", len(self._exchanges), reason)
         self._set_phase(phase, reason)
-        self._fail_all(reason)
+        self.fail_all(reason)
         if not self._is_closed:
             self._open()
 
-    def _fail_all(self, reason: str) -> None:
+    def fail_all(self, reason: str) -> None:
+        """End everything that is under way with a failure that may be tried again."""
         exchanges, self._exchanges = self._exchanges, {}
         for call_id, (exchange, position) in exchanges.items():
             exchange.put(position, Failed(call_id, "engine_fault", reason, retryable=True))

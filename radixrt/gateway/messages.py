@@ -40,6 +40,11 @@ def _checked(index: int, message: dict[str, Any]) -> dict[str, Any]:
     elif content is not None and not isinstance(content, str):
         raise invalid(f"{where}.content", "use a string or a list of parts")
     message = {name: value for name, value in message.items() if value is not None}
+    reasoning = message.pop("reasoning", None)  # vLLM's newer name
+    if "reasoning_content" not in message and isinstance(reasoning, str):
+        message["reasoning_content"] = reasoning
+    if not isinstance(message.get("reasoning_content", ""), str):
+        raise invalid(f"{where}.reasoning_content", "use a string")
     if role == "function":
         return {**message, "role": "tool", "tool_call_id": message.get("name", "")}
     call = message.pop("function_call", None)

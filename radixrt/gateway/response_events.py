@@ -6,10 +6,12 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from radixrt.gateway.answer_reader import AnswerPiece
 from radixrt.gateway.errors import ApiError
 from radixrt.gateway.exchange import Event
+from radixrt.gateway.reasoning import ReasoningPiece
 from radixrt.gateway.response_object import Items, ResponseCall, response_object
-from radixrt.gateway.tool_stream import CallArguments, Piece, TextPiece
+from radixrt.gateway.tool_stream import CallArguments, TextPiece
 from radixrt.protocol import Chunk, Finished
 
 
@@ -50,7 +52,7 @@ class ResponseWriter:
 
     def chunk(self, chunk: Chunk) -> bytes:
         """Return the events of new text."""
-        pieces: list[Piece] = [TextPiece(chunk.text)]
+        pieces: list[AnswerPiece] = [TextPiece(chunk.text)]
         if self._reader is not None:
             pieces = self._reader.feed(chunk.text)
         logprobs = self._items.add_logprobs(chunk.logprobs, chunk.top_logprobs)
@@ -71,13 +73,17 @@ class ResponseWriter:
         self._keep(response)
         return events + self._call.event(f"response.{response['status']}", response=response)
 
-    def _piece(self, piece: Piece, logprobs: list[dict[str, Any]]) -> bytes:
+    def _piece(self, piece: AnswerPiece, logprobs: list[dict[str, Any]]) -> bytes:
         item = self._items.add(piece)
         events = b""
         if item is not self._open:
             events = self._close(is_over=True) + self._begin_item(item)
         where = self._where(item)
         match piece:
+            case ReasoningPiece(text):
+                events += self._call.event(
+                    "response.reasoning_text.delta", **where, content_index=0, delta=text
+                )
             case TextPiece(text):
                 events += self._call.event(
                     "response.output_text.delta",
@@ -95,7 +101,7 @@ class ResponseWriter:
     def _begin_item(self, item: dict[str, Any]) -> bytes:
         self._open = item
         where = self._where(item)
-        if item["type"] != "message":
+        if item["type"] == "function_call":
             new = {**item, "arguments": ""}
             return self._added(item, new)
         part = {**item["content"][0], "text": ""}
@@ -115,14 +121,12 @@ class ResponseWriter:
         if is_over:
             item["status"] = "completed"
         where, event = self._where(item), self._call.event
-        if item["type"] == "message":
+        if item["type"] in ("message", "reasoning"):
             part = copy.deepcopy(item["content"][0])
+            kind = part["type"]
+            more = {"logprobs": part["logprobs"]} if kind == "output_text" else {}
             events = event(
-                "response.output_text.done",
-                **where,
-                content_index=0,
-                text=part["text"],
-                logprobs=part["logprobs"],
+                f"response.{kind}.done", **where, content_index=0, text=part["text"], **more
             )
             events += event("response.content_part.done", **where, content_index=0, part=part)
         else:

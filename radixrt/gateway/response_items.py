@@ -15,9 +15,25 @@ def messages_of(instructions: str | None, items: list[dict[str, Any]]) -> list[d
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
+    reasoning = ""
     for index, item in enumerate(items):
+        if item.get("type") == "reasoning":
+            reasoning += _reasoning_text(item)
+            continue
         _add(messages, f"input[{index}]", item)
+        # What a model thought belongs to the message that it thought before.
+        if reasoning and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("reasoning_content", reasoning)
+        reasoning = ""
     return messages
+
+
+def _reasoning_text(item: dict[str, Any]) -> str:
+    """Return what an item says of reasoning; nothing for what is encrypted or only summed up."""
+    content = item.get("content")
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _add(messages: list[dict[str, Any]], where: str, item: dict[str, Any]) -> None:
@@ -46,8 +62,6 @@ def _add(messages: list[dict[str, Any]], where: str, item: dict[str, Any]) -> No
                 output = orjson.dumps(output).decode()
             call_id = str(item.get("call_id") or "")
             messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
-        case "reasoning":
-            pass  # what a model thought is no part of the conversation
         case kind:
             raise invalid(
                 f"{where}.type",

@@ -8,9 +8,11 @@ from typing import Any
 
 import orjson
 
+from radixrt.gateway.answer_reader import AnswerPiece, AnswerReader, answer_reader
 from radixrt.gateway.errors import ApiError
 from radixrt.gateway.logprobs import chat_logprobs
-from radixrt.gateway.tool_stream import CallArguments, CallBegin, Piece, TextPiece, ToolReader
+from radixrt.gateway.reasoning import Reasoning, ReasoningPiece
+from radixrt.gateway.tool_stream import CallArguments, CallBegin, TextPiece
 from radixrt.gateway.tools import ToolUse, call_id
 from radixrt.gateway.usage import usage_of
 from radixrt.protocol import Constraint, Finished, FinishReason, Sampling, TokenLogprob
@@ -26,15 +28,14 @@ class ResponseCall:
     sampling: Sampling
     constraint: Constraint | None
     tools: ToolUse | None
+    reasoning: Reasoning | None
     style: dict[str, Any]
     asked: dict[str, Any]
     num_events: int = 0
 
-    def reader(self) -> ToolReader | None:
-        """Return what reads calls out of the output; None where there are none."""
-        if self.tools is None:
-            return None
-        return ToolReader(self.style, free=self.tools.choice == "auto")
+    def reader(self) -> AnswerReader | None:
+        """Return what reads the output; None where all of it is the answer's text."""
+        return answer_reader(self.reasoning, self.tools, self.style)
 
     def event(self, kind: str, **fields: Any) -> bytes:
         """Return the next event of the stream."""
@@ -57,9 +58,10 @@ def response_object(
     output: list[dict[str, Any]],
     *,
     finished: Finished | None = None,
+    num_reasoning: int = 0,
     error: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the object in a state of its life."""
+    """Return the object in a state of its life; of its tokens ``num_reasoning`` were reasoning."""
     return {
         "id": call.id,
         "object": "response",
@@ -72,7 +74,7 @@ def response_object(
         "output": output,
         "max_tool_calls": None,
         "service_tier": "default",
-        "usage": None if finished is None else _usage(finished),
+        "usage": None if finished is None else _usage(finished, num_reasoning),
         **call.asked,
     }
 
@@ -82,7 +84,7 @@ def finished_response(call: ResponseCall, finished: Finished) -> dict[str, Any]:
     generated = finished.outputs[0]
     gathered = Items(call)
     reader = call.reader()
-    pieces: list[Piece] = [TextPiece(generated.text)]
+    pieces: list[AnswerPiece] = [TextPiece(generated.text)]
     if reader is not None:
         pieces = [*reader.feed(generated.text), *reader.finish()]
     for piece in pieces:
@@ -104,9 +106,13 @@ class Items:
         self.items: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] = []
 
-    def add(self, piece: Piece) -> dict[str, Any]:
+    def add(self, piece: AnswerPiece) -> dict[str, Any]:
         """Add a piece; return the item that it is part of."""
         match piece:
+            case ReasoningPiece(text):
+                if not self.items:
+                    self.items.append(_reasoning())
+                self.items[-1]["content"][0]["text"] += text
             case TextPiece(text):
                 if not self.items or self.items[-1]["type"] != "message":
                     self.items.append(_message())
@@ -146,7 +152,23 @@ class Items:
                 item["content"][0]["logprobs"] = self._logprobs
         if self.items and status == "incomplete":
             self.items[-1]["status"] = status
-        return response_object(self._call, status, self.items, finished=finished)
+        reasoning, num_reasoning = self._call.reasoning, 0
+        if reasoning is not None and self.items and self.items[0]["type"] == "reasoning":
+            token_ids = finished.outputs[0].token_ids
+            num_reasoning = reasoning.num_tokens(token_ids, is_whole=len(self.items) == 1)
+        return response_object(
+            self._call, status, self.items, finished=finished, num_reasoning=num_reasoning
+        )
+
+
+def _reasoning() -> dict[str, Any]:
+    return {
+        "id": f"rs_{secrets.token_hex(24)}",
+        "type": "reasoning",
+        "status": "in_progress",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": ""}],
+    }
 
 
 def _message() -> dict[str, Any]:
@@ -160,12 +182,12 @@ def _message() -> dict[str, Any]:
     }
 
 
-def _usage(finished: Finished) -> dict[str, Any]:
-    usage = usage_of([finished])
+def _usage(finished: Finished, num_reasoning: int) -> dict[str, Any]:
+    usage = usage_of([finished], num_reasoning)
     return {
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": usage["prompt_tokens_details"],
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": num_reasoning},
         "total_tokens": usage["total_tokens"],
     }

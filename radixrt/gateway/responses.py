@@ -17,6 +17,7 @@ from radixrt.gateway.fields import SamplingFields
 from radixrt.gateway.logprobs import MAX_TOP
 from radixrt.gateway.messages import chat_part, checked_messages
 from radixrt.gateway.openapi import described
+from radixrt.gateway.reasoning import Reasoning
 from radixrt.gateway.response_events import ResponseWriter
 from radixrt.gateway.response_items import messages_of
 from radixrt.gateway.response_object import ResponseCall, finished_response
@@ -71,9 +72,11 @@ def router(service: Service) -> APIRouter:
         if body.previous_response_id is not None:
             earlier = store.get(owner, body.previous_response_id).items
         items = [*earlier, *_items(body.input)]
-        call = _prepare(service, body, items)
+        messages = checked_messages(messages_of(body.instructions, items))
+        reasoning = await service.reasoning.of(messages, body.chat_template_kwargs)
+        call = _prepare(service, body, reasoning)
         part = chat_part(
-            checked_messages(messages_of(body.instructions, items)),
+            messages,
             None if call.tools is None else call.tools.tools,
             template_kwargs=body.chat_template_kwargs,
         )
@@ -133,7 +136,7 @@ def _items(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     return given
 
 
-def _prepare(service: Service, body: ResponsesRequest, items: list[dict[str, Any]]) -> ResponseCall:
+def _prepare(service: Service, body: ResponsesRequest, reasoning: Reasoning | None) -> ResponseCall:
     model = service.model_of(body.model)
     tools = _tools(body)
     text_format = body.text.get("format") or {"type": "text"}
@@ -149,6 +152,9 @@ def _prepare(service: Service, body: ResponsesRequest, items: list[dict[str, Any
     constraint = constraint_of(body)
     if tools is not None:
         constraint = tools.constraint(constraint)
+    if reasoning is not None and constraint is not None and body.constraint is None:
+        is_free_first = tools is not None and tools.choice == "auto"
+        constraint = reasoning.unbound(constraint, is_free_first=is_free_first)
     top = body.top_logprobs if LOGPROBS in body.include or body.top_logprobs else None
     if top is not None and not 0 <= top <= MAX_TOP:
         raise invalid("top_logprobs", f"{top}: use 0 to {MAX_TOP}")
@@ -161,6 +167,7 @@ def _prepare(service: Service, body: ResponsesRequest, items: list[dict[str, Any
         sampling=body.sampling(body.max_output_tokens, top_logprobs=top, prompt_logprobs=False),
         constraint=constraint,
         tools=tools,
+        reasoning=reasoning,
         style=service.link.tokenizer.get("tool_format", {}),
         asked={
             "instructions": body.instructions,

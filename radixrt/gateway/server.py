@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,12 +20,16 @@ import uvicorn
 from radixrt.errors import ConfigError
 from radixrt.gateway.app import build_app
 from radixrt.gateway.httptools import BoundedProtocol
+from radixrt.gateway.link import RuntimeLink
 from radixrt.gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
+
+FAREWELL_S = 1.0
+"""How long after the drain readers have for the end of their answers."""
 
 
 def main() -> None:
@@ -52,9 +58,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(settings: GatewaySettings, listener: socket.socket) -> None:
     """Serve until the process is told to stop."""
+    link = RuntimeLink(settings.endpoint)
     server = _Server(
         uvicorn.Config(
-            build_app(settings),
+            build_app(settings, link),
             http=partial(BoundedProtocol, max_connections=settings.max_connections),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
@@ -65,9 +72,11 @@ def serve(settings: GatewaySettings, listener: socket.socket) -> None:
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            timeout_graceful_shutdown=math.ceil(settings.drain_s + FAREWELL_S),
         ),
         url_of(listener),
+        end_answers=lambda: link.fail_all("the server is shutting down"),
+        drain_s=settings.drain_s,
     )
     server.run(sockets=[listener])
 
@@ -81,11 +90,18 @@ def url_of(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it does, and ends when its parent has."""
+    """Says where it listens once it does, and ends when its parent has.
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    An answer that outlasts the drain is ended by ``end_answers``, not cut off.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, url: str, *, end_answers: Callable[[], None], drain_s: float
+    ) -> None:
         super().__init__(config)
         self._url = url
+        self._end_answers = end_answers
+        self._drain_s = drain_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -94,6 +110,13 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         watcher = threading.Thread(target=self._await_parent, args=(loop,), daemon=True)
         watcher.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        end = asyncio.get_running_loop().call_later(self._drain_s, self._end_answers)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            end.cancel()
 
     def _await_parent(self, loop: asyncio.AbstractEventLoop) -> None:
         while os.read(sys.stdin.fileno(), 4096):

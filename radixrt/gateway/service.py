@@ -14,6 +14,7 @@ from radixrt.gateway.body import Bodies
 from radixrt.gateway.errors import ApiError
 from radixrt.gateway.exchange import WINDOW, Exchange
 from radixrt.gateway.link import RuntimeLink
+from radixrt.gateway.reasoning import ReasoningPrompts
 from radixrt.gateway.settings import GatewaySettings
 from radixrt.protocol import (
     MAX_FRAME_BYTES,
@@ -40,6 +41,7 @@ class Service:
     settings: GatewaySettings
     link: RuntimeLink
     bodies: Bodies
+    reasoning: ReasoningPrompts
     answers: Counter[tuple[str, int]]
     """HTTP answers since the start, by the name of the key and the status."""
 

@@ -99,7 +99,7 @@ class ToolReader:
             self._held = held[at + len(mark) :]
             self._state = "between"
             return
-        end = len(held) - max(_overlap(held, mark) for mark in self._triggers)
+        end = len(held) - max(overlap(held, mark) for mark in self._triggers)
         end = len(held[:end].rstrip())
         self._say(held[:end], pieces)
         self._held = held[end:]
@@ -164,7 +164,7 @@ def _could_be_call(text: str) -> bool:
     return compact.startswith(_BEGINNING) or _BEGINNING.startswith(compact)
 
 
-def _overlap(text: str, mark: str) -> int:
+def overlap(text: str, mark: str) -> int:
     """Return how many characters at the end of ``text`` may be the beginning of ``mark``."""
     for length in range(min(len(mark) - 1, len(text)), 0, -1):
         if mark.startswith(text[-length:]):

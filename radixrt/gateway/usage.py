@@ -10,8 +10,8 @@ from radixrt.protocol import Finished, FinishReason, Sampling
 _ENDS = {"stop": "stop", "length": "length", "abort": "abort"}
 
 
-def usage_of(finished: Iterable[Finished]) -> dict[str, Any]:
-    """Return the ``usage`` of a request."""
+def usage_of(finished: Iterable[Finished], num_reasoning: int = 0) -> dict[str, Any]:
+    """Return the ``usage`` of a request, of whose tokens ``num_reasoning`` were reasoning."""
     prompt = cached = completion = forced = 0
     for answer in finished:
         prompt += answer.usage.prompt_tokens
@@ -23,7 +23,7 @@ def usage_of(finished: Iterable[Finished]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"forced_tokens": forced, "reasoning_tokens": 0},
+        "completion_tokens_details": {"forced_tokens": forced, "reasoning_tokens": num_reasoning},
     }
 
 

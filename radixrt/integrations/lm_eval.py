@@ -49,6 +49,8 @@ class RadixLM(LM):  # type: ignore[misc]
         add_bos_token: bool | str | None = None,
         max_gen_toks: int = 256,
         timeout_s: float = 60.0,
+        server_key: str | None = None,
+        client_key: str | None = None,
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
@@ -61,7 +63,9 @@ class RadixLM(LM):  # type: ignore[misc]
             extra = pretrained or sorted(options)
             raise InvalidArgument("endpoint", endpoint, f"a runtime runs there; leave {extra} out")
         self.backend: Backend = (
-            connect(endpoint, timeout_s=float(timeout_s))
+            connect(
+                endpoint, timeout_s=float(timeout_s), server_key=server_key, client_key=client_key
+            )
             if endpoint is not None
             else Runtime(pretrained, **options)
         )

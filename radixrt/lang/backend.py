@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from radixrt import inspection
+from radixrt.curve import read_curve
 from radixrt.errors import InvalidArgument
 from radixrt.inspection import Inspection, NodePath
 from radixrt.lang.client import Client
@@ -195,19 +196,24 @@ class RuntimeEndpoint(Backend):
         endpoint: str,
         *,
         timeout_s: float = 10.0,
+        server_key: str | Path | None = None,
+        client_key: str | Path | None = None,
         tracer: Tracer | None = None,
-        **options: Any,
     ) -> None:
-        """Connect; ``options`` are ``ZmqTransport``'s. Raises ``RuntimeUnavailable`` when nobody
-        answers within ``timeout_s`` seconds."""
+        """Connect. Raises ``RuntimeUnavailable`` when nobody answers within ``timeout_s`` seconds.
+
+        For an encrypted ``tcp://`` endpoint ``server_key`` is the server's public key, as text or
+        its file, and ``client_key`` the file with your own pair; ``KeysRefused`` when it wants
+        others.
+        """
         if not isinstance(endpoint, str) or not endpoint.startswith(("ipc://", "tcp://")):
-            raise InvalidArgument(
-                "endpoint",
-                endpoint,
-                "use the endpoint that `radixrt serve` prints: ipc:// or tcp://",
-            )
+            way_out = "use the endpoint that `radixrt serve` prints: ipc:// or tcp://"
+            if str(endpoint).startswith(("http://", "https://")):
+                way_out += "; an HTTP address is for radixrt.OpenAI('http://HOST:PORT/v1')"
+            raise InvalidArgument("endpoint", endpoint, way_out)
         self.endpoint_url = endpoint
-        transport = ZmqTransport(endpoint, timeout_s=timeout_s, **options)
+        curve = read_curve(server_key, client_key, endpoint=endpoint)
+        transport = ZmqTransport(endpoint, timeout_s=timeout_s, curve=curve)
         # The transport notices first that nobody answers, and knows where.
         super().__init__(transport, timeout_s=timeout_s + 1.0, tracer=tracer)
 
@@ -245,12 +251,23 @@ class Runtime(Backend):
         self._closers.append(runtime.shutdown)
 
 
-def connect(endpoint: str, *, timeout_s: float = 10.0, **options: Any) -> RuntimeEndpoint:
-    """Return a session with the runtime at ``endpoint`` (``ipc://…`` or ``tcp://…``).
-
-    Raises ``RuntimeUnavailable`` when nobody answers within ``timeout_s`` seconds.
-    """
-    return RuntimeEndpoint(endpoint, timeout_s=timeout_s, **options)
+def connect(
+    endpoint: str,
+    *,
+    timeout_s: float = 10.0,
+    server_key: str | Path | None = None,
+    client_key: str | Path | None = None,
+    tracer: Tracer | None = None,
+) -> RuntimeEndpoint:
+    """Return a session with the runtime at ``endpoint`` (``ipc://…`` or ``tcp://…``), as
+    ``RuntimeEndpoint`` opens it."""
+    return RuntimeEndpoint(
+        endpoint,
+        timeout_s=timeout_s,
+        server_key=server_key,
+        client_key=client_key,
+        tracer=tracer,
+    )
 
 
 class DefaultBackend:

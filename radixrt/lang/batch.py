@@ -134,7 +134,7 @@ class Batch:
             row.state.execution.abandon()
             self._ended.put((index, error))
         else:
-            row.state.execution.on_settled(lambda: self._ended.put((index, None)))
+            row.state.execution.calls.on_settled(lambda: self._ended.put((index, None)))
 
     def _take_ended(self) -> Iterator[tuple[int, Outcome]]:
         """Wait for rows that end, a tick at most, and finish them."""
@@ -145,14 +145,14 @@ class Batch:
                 index, error = self._ended.get_nowait()
         except queue.Empty:
             for state in self._in_flight.values():
-                state.execution.expire()
+                state.execution.calls.expire()
 
     def _finish(self, index: int, error: BaseException | None) -> Outcome:
         """Close a row whose calls have all ended, and write it down."""
         state = self._in_flight.pop(index)
         if error is None:
             try:
-                state.execution.raise_unmet_failure()
+                state.execution.calls.raise_unmet_failure()
             except RadixError as failure:
                 error = failure
         state.close()

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypedDict
 
 from radixrt.errors import ProtocolError, RadixError, TransportError
 from radixrt.protocol import Chosen, Chunk, Finished, Reply
@@ -156,6 +157,15 @@ class Watch:
             self._is_over = True
         self._signal.unlisten(self._check)
         self._callback()
+
+
+class Waiting(TypedDict):
+    """The arguments of ``wait_until``, for what can be waited for in both ways."""
+
+    signal: Signal
+    predicate: Callable[[], bool]
+    deadline: float | None
+    is_connected: Callable[[], bool]
 
 
 def wait_until(

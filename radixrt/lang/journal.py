@@ -82,7 +82,7 @@ class Journal:
         line: dict[str, Any] = {"index": index, "key": self._keys[index]}
         if isinstance(outcome, ProgramState):
             values = _readable(outcome)
-            usage = outcome.execution.usage()
+            usage = outcome.execution.values.usage()
             line |= {"ret_value": outcome.ret_value, "vars": values, "usage": usage, "error": None}
         else:
             line |= {"ret_value": None, "vars": {}, "usage": {}}

@@ -62,7 +62,7 @@ def warm(
     execution.sync()
     execution.branch.hold(float(ttl), priority)
     execution.branch.leave()
-    return execution.usage()["prompt_tokens"]
+    return execution.values.usage()["prompt_tokens"]
 
 
 def check(ttl: float, priority: int) -> None:

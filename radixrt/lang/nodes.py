@@ -30,6 +30,10 @@ class Expr:
     def __radd__(self, other: str) -> ExprList:
         return ExprList((*_items(other), *_items(self)))
 
+    def __format__(self, format_spec: str) -> str:
+        # Else its repr would be in the prompt, and nobody would notice.
+        raise InvalidArgument("f-string", self.op, f'write s += "…" + {self.op} + "…" instead')
+
     @property
     def op(self) -> str:
         """The operation as errors name it."""

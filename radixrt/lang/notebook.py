@@ -27,7 +27,7 @@ def html(execution: Execution) -> str:
     calls = [step.call for step in execution.transcript.steps if isinstance(step, CallStep)]
     note = next((str(call.error) for call in calls if call.error is not None), "")
     own = tuple(_own_span(step) for step in execution.transcript.steps)
-    if execution.is_running or note or not all(call.is_done for call in calls):
+    if execution.body.is_running or note or not all(call.is_done for call in calls):
         return _page(own, note)
     try:
         return _page(execution.spans(), note)

@@ -60,11 +60,7 @@ class Function:
 
     def bind(self, **arguments: Any) -> Function:
         """Return the program with some arguments given; a call may still override them."""
-        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters)
-        unknown = [name for name in arguments if name not in self.arg_names]
-        if unknown and not takes_any:
-            way_out = f"{self._body.__name__} takes: {', '.join(self.arg_names) or 'none'}"
-            raise InvalidArgument(unknown[0], arguments[unknown[0]], way_out)
+        self._check_names(arguments)
         return Function(self._body, {**self._bound, **arguments})
 
     def __call__(self, *args: Any, **options: Any) -> ProgramState:
@@ -99,13 +95,13 @@ class Function:
                 name=f"radixrt-{self._body.__name__}",
                 daemon=True,
             )
-            execution.is_running = True
+            execution.body.is_running = True
             thread.start()
             return state
         with _abandoned_on_error(execution):
             self.execute(state, args, arguments)
-            execution.settle()
-            execution.deadline = None
+            execution.calls.settle()
+            execution.body.deadline = None
         return state
 
     async def arun(
@@ -132,8 +128,8 @@ class Function:
                 loop = asyncio.get_running_loop()
                 run = functools.partial(self.execute, state, args, arguments)
                 await loop.run_in_executor(execution.backend.bodies, run)
-            await execution.settle_in_loop()
-            execution.deadline = None
+            await execution.calls.settle_in_loop()
+            execution.body.deadline = None
         return state
 
     @overload
@@ -256,6 +252,7 @@ class Function:
         given = {k: v for k, v in options.items() if k in SAMPLING_NAMES and k not in own}
         caching = {k: v for k, v in options.items() if k in CACHE_NAMES and k not in own}
         arguments = {k: v for k, v in options.items() if k not in given and k not in caching}
+        self._check_names(arguments, *SAMPLING_NAMES, *CACHE_NAMES, "backend", "timeout", "stream")
         execution = Execution(
             default.choose(backend),
             defaults=sampling_options(**given),
@@ -265,6 +262,17 @@ class Function:
             **cache_options(**caching),
         )
         return {**self._bound, **arguments}, execution
+
+    def _check_names(self, arguments: Mapping[str, Any], *options: str) -> None:
+        """Raise ``InvalidArgument`` for one that is not the body's; ``options`` could be meant."""
+        unknown = [name for name in arguments if name not in self.arg_names]
+        if not unknown or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters):
+            return
+        from radixrt.settings import did_you_mean
+
+        way_out = f"{self._body.__name__} takes: {', '.join(self.arg_names) or 'no arguments'}"
+        hint = did_you_mean(unknown[0], [*self.arg_names, *options])
+        raise InvalidArgument(unknown[0], arguments[unknown[0]], way_out + hint)
 
     def _arguments(self, index: int, row: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
         if isinstance(row, Mapping):

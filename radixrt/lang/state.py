@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from radixrt.errors import InvalidArgument, RadixError
 from radixrt.lang import growing, notebook, streaming
@@ -41,6 +41,16 @@ class ProgramState:
         """Execute an expression, or append text. Does not wait for its result."""
         self.execution.execute(expression(other), caller())
         return self
+
+    if not TYPE_CHECKING:  # for people; a type checker finds both without them
+
+        def __add__(self, other: object) -> NoReturn:
+            raise InvalidArgument("s + …", other, "write s += …; to go on in two ways, fork first")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            is_variable = "execution" in self.__dict__ and name in self
+            hint = f"; its variable is s[{name!r}]" if is_variable else ""
+            raise AttributeError(f"'ProgramState' has no attribute {name!r}{hint}")
 
     # ------------------------------------------------------------ chat roles and scopes
 
@@ -153,15 +163,15 @@ class ProgramState:
         generation needs ``trace=True``. Both wait for the calls, print as text, and a view of
         tokens shows itself in notebooks.
         """
-        return self.execution.explain() if name is None else self.execution.token_view(name)
+        return self.execution.explain() if name is None else self.execution.values.token_view(name)
 
     # ------------------------------------------------------------ reading
 
     @property
     def ret_value(self) -> Any:
         """What the body returned; waits for it."""
-        self.execution.await_body()
-        return self.execution.ret_value
+        self.execution.body.wait()
+        return self.execution.body.value
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -169,7 +179,7 @@ class ProgramState:
         return tuple(self.execution.transcript.variables)
 
     def __getitem__(self, name: str) -> Any:
-        return self.execution.value(name)
+        return self.execution.values.of(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.set_var(name, value)
@@ -183,18 +193,18 @@ class ProgramState:
         Raises ``ProgramError`` when it failed, ``InvalidArgument`` (which names the known ones)
         when there is no such variable.
         """
-        return self.execution.value(name)
+        return self.execution.values.of(name)
 
     def raw(self, name: str) -> Any:
         """Return the text that a variable's value was read from; waits for its generation.
 
         A list of texts of ``n > 1`` outputs and of gathered forks.
         """
-        return self.execution.raw(name)
+        return self.execution.values.raw(name)
 
     async def aget(self, name: str) -> Any:
         """Return a variable like ``get_var``, without blocking the running event loop."""
-        return await self.execution.value_in_loop(name)
+        return await self.execution.values.in_loop(name)
 
     def set_var(self, name: str, value: Any) -> None:
         """Set a variable. It appends nothing to the text."""
@@ -213,16 +223,16 @@ class ProgramState:
         schema) and fields: for each field by JSON pointer its logprob, num_tokens, confidence and
         text, with ``return_logprob``, ``fields`` or ``trace``.
         """
-        return self.execution.meta_info(name)
+        return self.execution.values.meta_info(name)
 
     def meta(self, name: str) -> Any:
         """``get_meta_info``."""
-        return self.execution.meta_info(name)
+        return self.execution.values.meta_info(name)
 
     def usage(self) -> dict[str, int]:
         """Return the token counts of the calls this state made itself, summed; waits for them."""
         self.sync()
-        return self.execution.usage()
+        return self.execution.values.usage()
 
     def text(self) -> str:
         """Return the whole text, with what the chat template adds; waits for everything."""
@@ -247,7 +257,7 @@ class ProgramState:
         except RadixError as error:
             return error
         except BaseException as error:
-            if error is not self.execution.body_error:  # Ctrl-C while waiting
+            if error is not self.execution.body.error:  # Ctrl-C while waiting
                 raise
             return error
         return None
@@ -299,7 +309,7 @@ class ProgramState:
         execution = self.execution
         condition = (
             "running"
-            if execution.is_running
+            if execution.body.is_running
             else "closed"
             if execution.branch.is_closed
             else "open"

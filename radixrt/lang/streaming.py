@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+import contextlib
+from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from radixrt.errors import Cancelled, DeadlineExceeded
 from radixrt.lang.branch import STREAM_CREDIT, Branch
-from radixrt.lang.call import Signal, wait_until, wait_until_in_loop
+from radixrt.lang.call import Signal, Waiting, wait_until, wait_until_in_loop
 from radixrt.lang.execution import Execution
 from radixrt.lang.transcript import CallStep, Constant, RoleStep, Scope
 
@@ -56,14 +57,14 @@ class _CallReader:
             text = "".join(chunk.text for chunk in new)
             self._text += text
             return Piece(text, self._step.partial_meta_info)
-        self._execution.finish(self._step)
+        self._execution.calls.finish(self._step)
         whole = self._step.text
         rest = whole[len(self._text) :] if whole.startswith(self._text) else ""
         info = self._step.meta_info
         return Piece(rest, info[0] if isinstance(info, list) else info, is_last=True)
 
     def expire(self) -> None:
-        self._execution.expire()
+        self._execution.calls.expire()
 
     def _give_credit(self, chunks: int) -> None:
         self._ungranted += chunks
@@ -73,8 +74,7 @@ class _CallReader:
 
 
 class _Cursor:
-    """A position in a program's text. ``next`` gives a piece, ``None`` where it has to wait for
-    ``is_ready``, and raises ``StopIteration`` at the end."""
+    """A position in a program's text. ``next`` gives a piece, ``None`` where it has to wait."""
 
     def __init__(self, execution: Execution, var_name: str | None) -> None:
         self._execution = execution
@@ -86,18 +86,22 @@ class _Cursor:
         self._is_over = False
 
     @property
-    def signal(self) -> Signal:
-        return self._execution.branch.signal if self._reader is None else self._reader.signal
-
-    @property
-    def deadline(self) -> float | None:
-        return self._execution.deadline if self._reader is None else self._reader.deadline
+    def waiting(self) -> Waiting:
+        """What to wait for where there is nothing new."""
+        execution, reader = self._execution, self._reader
+        backend = execution.backend
+        return {
+            "signal": execution.branch.signal if reader is None else reader.signal,
+            "predicate": self.is_ready,
+            "deadline": execution.body.deadline if reader is None else reader.deadline,
+            "is_connected": lambda: backend.is_open,
+        }
 
     def is_ready(self) -> bool:
         """Whether ``next`` would give something other than None."""
         if self._reader is not None:
             return self._reader.is_ready()
-        if not self._execution.is_running:
+        if not self._execution.body.is_running:
             return True
         transcript = self._execution.transcript
         if self._is_found:
@@ -111,7 +115,10 @@ class _Cursor:
             raise DeadlineExceeded("the program did not end within its timeout")
         self._reader.expire()
 
-    def next(self) -> Piece | None:
+    def __iter__(self) -> Iterator[Piece | None]:
+        return self
+
+    def __next__(self) -> Piece | None:
         if not self.is_ready():
             return None
         if not self._is_found:
@@ -124,18 +131,18 @@ class _Cursor:
         steps = self._execution.transcript.steps
         if self._is_over or self._index >= (len(steps) if self._end is None else self._end):
             if self._var_name is None:
-                self._execution.await_body()
+                self._execution.body.wait()
             raise StopIteration
         step = steps[self._index]
         self._index += 1
         if isinstance(step, CallStep):
             self._reader = _CallReader(step, self._execution)
-            return self.next()
+            return next(self)
         return Piece("" if isinstance(step, RoleStep) else step.text, {})
 
     def _find(self) -> Piece | None:
         assert self._var_name is not None
-        variable = self._execution.variable(self._var_name)
+        variable = self._execution.values.variable(self._var_name)
         self._is_found = True
         match variable:
             case CallStep():
@@ -146,31 +153,19 @@ class _Cursor:
             case Constant():
                 self._is_over = True
                 return Piece(str(variable.value), {})
-        return self.next()
+        return next(self)
 
 
 def text_iter(execution: Execution, var_name: str | None) -> Generator[str, None, None]:
     """Yield new text until the end; closing it earlier closes the branch."""
     cursor = _Cursor(execution, var_name)
-    try:
-        while True:
-            try:
-                piece = cursor.next()
-            except StopIteration:
-                return
+    with _abandoning(execution):
+        for piece in cursor:
             if piece is None:
-                if not wait_until(
-                    cursor.signal,
-                    cursor.is_ready,
-                    deadline=cursor.deadline,
-                    is_connected=lambda: execution.backend.is_open,
-                ):
+                if not wait_until(**cursor.waiting):
                     cursor.expire()
             elif piece.text:
                 yield piece.text
-    except BaseException:
-        _abandon(execution)
-        raise
 
 
 async def text_in_loop(execution: Execution, var_name: str | None) -> AsyncGenerator[str, None]:
@@ -201,25 +196,19 @@ async def _pieces_in_loop(
     execution: Execution, var_name: str | None
 ) -> AsyncGenerator[Piece, None]:
     cursor = _Cursor(execution, var_name)
-    try:
-        while True:
-            try:
-                piece = cursor.next()
-            except StopIteration:
-                return
+    with _abandoning(execution):
+        for piece in cursor:
             if piece is not None:
                 yield piece
-            elif not await wait_until_in_loop(
-                cursor.signal,
-                cursor.is_ready,
-                deadline=cursor.deadline,
-                is_connected=lambda: execution.backend.is_open,
-            ):
+            elif not await wait_until_in_loop(**cursor.waiting):
                 cursor.expire()
+
+
+@contextlib.contextmanager
+def _abandoning(execution: Execution) -> Iterator[None]:
+    """Leave the branch to nobody when its iterator is closed, or what reads it fails."""
+    try:
+        yield
     except BaseException:
-        _abandon(execution)
+        execution.abandon(Cancelled("the iterator over the program's text was closed"))
         raise
-
-
-def _abandon(execution: Execution) -> None:
-    execution.abandon(Cancelled("the iterator over the program's text was closed"))

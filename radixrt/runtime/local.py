@@ -65,7 +65,13 @@ class LocalRuntime:
             target=self._run_engine, args=(build_loop, config), name="radixrt-engine", daemon=True
         )
         self._engine_thread.start()
-        ready = self._await_ready()
+        try:
+            ready = self._await_ready()
+        except BaseException:
+            # An interpreter that ends under a thread that loads a model crashes.
+            self._channel.put([Shutdown(0.0)])
+            self._engine_thread.join(timeout=10.0)
+            raise
         self._frontend = Frontend(
             config,
             ready,
@@ -116,7 +122,6 @@ class LocalRuntime:
             try:
                 _, event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                self._channel.put([Shutdown(0.0)])
                 raise RuntimeUnavailable(
                     f"the model was not ready within {START_TIMEOUT_S:g} s"
                 ) from None

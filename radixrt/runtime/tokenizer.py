@@ -118,8 +118,7 @@ class Tokenizer:
 
     def control_tokens(self, names: Iterable[str]) -> dict[int, str]:
         """Return the control tokens of those names that there are, with their names."""
-        found = {self._id_of(name): name for name in names if name}
-        return {i: name for i, name in found.items() if i is not None and self.is_special(i)}
+        return {self.special_ids[name]: name for name in names if name in self.special_ids}
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is one of the control tokens that text cannot spell."""
@@ -183,8 +182,11 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._shown = shown or {}
         self._window = list(context)
-        self._known = len(self._window)
         self._known_text = tokenizer.decode(self._window).rstrip(_REPLACEMENT)
+        # A character that the context only begins stays in the window until it is whole.
+        self._known = len(self._window)
+        while tokenizer.decode(self._window[: self._known]).endswith(_REPLACEMENT):
+            self._known -= 1
         self.text = ""
         self.ends: list[int] = []
 

@@ -16,9 +16,12 @@ from runtime_process import ROOT
 
 import radixrt as rt
 from radixrt import cli
-from radixrt.cli.conversation import Conversation, Where, _schema
+from radixrt.cli.client_options import ClientOptions
+from radixrt.cli.conversation import Conversation
+from radixrt.cli.talk_options import Where, schema_of
 from radixrt.errors import ConfigError, InvalidArgument, ProgramError
 
+SOMEWHERE = ClientOptions(endpoint="ipc://x")
 GREEDY = {"max_tokens": 24, "temperature": 0.0}
 
 
@@ -87,16 +90,16 @@ def test_raw_text_is_gone_on_with(backend: rt.Backend) -> None:
 def test_a_schema_is_given_as_text_or_as_a_file(tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     file.write_text('{"type": "integer"}')
-    assert _schema(str(file)) == _schema('{"type": "integer"}')
+    assert schema_of(str(file)) == schema_of('{"type": "integer"}')
     with pytest.raises(InvalidArgument, match="a file that holds one"):
-        _schema(str(tmp_path / "none.json"))
+        schema_of(str(tmp_path / "none.json"))
 
 
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        (Where(endpoint="ipc://x", url="http://x"), "give one"),
-        (Where(endpoint="ipc://x", settings=["memory=1GiB"]), "leave out the model"),
+        (Where(client=SOMEWHERE, url="http://x"), "give one"),
+        (Where(client=SOMEWHERE, settings=("memory=1GiB",)), "leave out the model"),
         (Where(url="http://x", model=Path("/")), "leave out the model"),
         (Where(model=Path("/no/such/model")), "no such directory"),
     ],
@@ -147,6 +150,15 @@ def test_what_cannot_be_run_is_said_in_one_line(
     assert not out
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_an_endpoint_of_the_environment_gives_way_to_what_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADIXRT_ENDPOINT", "ipc:///no/such/socket")
+    code, out, err = run(capsys, "run", "Hello", "--set", "memory=256MiB", "--max-tokens", "2")
+    assert code == 0, err
+    assert out
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:

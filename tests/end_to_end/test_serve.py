@@ -246,6 +246,43 @@ def test_a_drain_lets_streams_finish_and_sends_others_away(tmp_path: Path) -> No
         assert served.process.wait(30) == 0
 
 
+@pytest.mark.parametrize("signals", ["one", "two", "one to every process"])
+def test_a_stream_that_outlasts_the_drain_ends_with_an_error(tmp_path: Path, signals: str) -> None:
+    many = {"ignore_eos": True, "stream": True}
+    bodies = {
+        "/v1/chat/completions": {**LONG, "max_tokens": 1900},
+        "/v1/completions": {"prompt": "Hello!", "max_tokens": 1900, **many},
+        "/v1/responses": {"input": "Hello!", "max_output_tokens": 1900, **many},
+    }
+    drain_s = "0.1" if signals != "two" else "600"
+    told: dict[str, str] = {}
+    with serving(tmp_path, "--drain-s", drain_s) as served, contextlib.ExitStack() as stack:
+        answers = {}
+        for route, body in bodies.items():
+            client = stack.enter_context(served.http())
+            answer = stack.enter_context(client.stream("POST", route, json=body))
+            answers[route] = answer.iter_lines()
+            next(answers[route])  # it has begun
+        if signals == "one to every process":  # as service managers do
+            os.kill(served.gateway_pid(), signal.SIGTERM)
+        served.process.terminate()
+        if signals == "two":
+            until(lambda: "draining" in served.log.read_text())
+            served.process.terminate()
+        for route, lines in answers.items():
+            told[route] = "\n".join(lines)
+        assert served.process.wait(30) == 0
+    for route in ("/v1/chat/completions", "/v1/completions"):
+        *_, error, done = filter(None, told[route].split("\n"))
+        assert "shutting down" in json.loads(error.removeprefix("data: "))["error"]["message"]
+        assert done == "data: [DONE]"
+    *_, event, data = filter(None, told["/v1/responses"].split("\n"))
+    assert event == "event: response.failed"
+    assert (
+        "shutting down" in json.loads(data.removeprefix("data: "))["response"]["error"]["message"]
+    )
+
+
 def test_two_servers_do_not_take_each_others_port(served: Served, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     command = [sys.executable, "-m", "radixrt", "serve", "--port", port]

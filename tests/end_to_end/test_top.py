@@ -8,8 +8,9 @@ import pytest
 
 import radixrt as rt
 from radixrt.cli import main
+from radixrt.errors import RuntimeUnavailable
 from radixrt.inspection import Picture, TreeNode
-from radixrt.top import hottest
+from radixrt.top import hottest, run_top
 
 
 @rt.function
@@ -44,17 +45,14 @@ def test_once_prints_what_there_is(
     assert text[:20] not in snapshot(served[0], capsys, "--no-texts")
 
 
-def test_without_a_runtime_it_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import radixrt.top
-
-    connect = rt.connect
-    monkeypatch.setattr(radixrt.top, "connect", lambda e: connect(e, timeout_s=0.1))
-    with pytest.raises(SystemExit) as end:
-        main(["top", "--endpoint", "ipc:///tmp/no-such-runtime", "--once"])
-    assert end.value.code == 1
-    assert "nobody answers" in capsys.readouterr().err
+def test_without_a_runtime_it_says_so() -> None:
+    with pytest.raises(RuntimeUnavailable, match="nobody answers"):
+        run_top(
+            lambda: rt.connect("ipc:///tmp/no-such-runtime", timeout_s=0.1),
+            every_s=0.1,
+            once=True,
+            texts=True,
+        )
 
 
 def test_the_hottest_subtrees_are_those_in_use_then_those_used_most() -> None:

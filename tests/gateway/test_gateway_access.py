@@ -238,6 +238,21 @@ def test_endless_headers_are_cut_off(api: Gateway) -> None:
     assert api.http.get("/health").status_code == 200
 
 
+def test_a_route_that_there_is_not_says_which_there_is(api: Gateway) -> None:
+    for path, method, said in (
+        ("/chat/completions", "POST", "did you mean /v1/chat/completions"),
+        ("/v1/chat/completion", "POST", "did you mean /v1/chat/completions"),
+        ("/generate", "POST", "use POST /v1/completions"),
+        ("/nothing/like/it", "GET", "GET /openapi.json has them all"),
+    ):
+        answer = api.http.request(method, path)
+        assert answer.status_code == 404
+        assert said in error_of(answer)["message"]
+    answer = api.http.get("/v1/chat/completions")
+    assert answer.status_code == 405
+    assert "use POST" in error_of(answer)["message"]
+
+
 def test_pages_of_other_sites_cannot_call(api: Gateway) -> None:
     """Neither by a form or a fetch without preflight, nor by a name that points here."""
     body = {"prompt": "x", "max_tokens": 1}

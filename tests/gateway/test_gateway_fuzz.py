@@ -9,7 +9,7 @@ from gateway_process import Gateway, error_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from radixrt.gateway.chat import ChatRequest
+from radixrt.gateway.chat_request import ChatRequest
 from radixrt.gateway.completions import CompletionRequest
 from radixrt.gateway.responses import ResponsesRequest
 from radixrt.gateway.tokens import DetokenizeRequest, TokenizeRequest

@@ -34,7 +34,7 @@ from radixrt.protocol import (
     Stats,
     ToRuntime,
 )
-from radixrt.runtime.forward.engine import assemble
+from radixrt.runtime.engine import assemble
 from radixrt.runtime.local import LocalRuntime
 from radixrt.runtime.wire import Ready
 from radixrt.transport import LocalTransport

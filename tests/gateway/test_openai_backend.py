@@ -11,6 +11,7 @@ import pytest
 from gateway_process import Gateway, Nano
 
 import radixrt as rt
+from radixrt.lang.transcript import CallStep
 
 REVIEW = "Review: great fun\nSentiment: positive\n\nReview: a dull story\nSentiment: negative\n\n"
 
@@ -147,8 +148,13 @@ def test_scores_and_counts_are_the_runtimes(near: rt.Backend, far: rt.OpenAI) ->
 
 def test_a_value_grows_while_it_is_streamed(far: rt.OpenAI) -> None:
     state = extract.run(backend=far, stream=True)
-    partials = list(state.partial_iter("person"))
-    assert len(partials) > 3
+    *_, whole = state.partial_iter("person")
+    assert whole.is_complete()
+    assert whole.name == "Eva Berg"
+    # How much of it a reader finds at once is a matter of time; in how many pieces it came is not.
+    step = state.execution.values.variable("person")
+    assert isinstance(step, CallStep)
+    assert len(step.call.chunks) > 3
     assert state["person"] == Person("Eva Berg", 41, "pilot")
     assert "".join(extract.run(backend=far, stream=True).text_iter("person")) == state.raw("person")
 

@@ -14,8 +14,8 @@ from lang.sample_types import EXACT, OWN_SAY, Circle, Colour, Even, Order, Perso
 from lang.scripted_runtime import ScriptedRuntime
 
 import radixrt as rt
-from radixrt.lang.growing import Partial
 from radixrt.lang.partial import PartialJson
+from radixrt.lang.partial_value import Partial
 from radixrt.lang.reading import result_type
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from lang.scripted_runtime import ScriptedRuntime
 
@@ -286,3 +289,35 @@ def test_a_body_needs_a_state_parameter() -> None:
 def test_connect_refuses_what_is_no_endpoint() -> None:
     with pytest.raises(InvalidArgument, match="endpoint"):
         rt.connect("http://localhost:30000")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda s: s.__iadd__(f"Say {rt.gen('x')}"), "write s \\+= .* instead"),
+        (lambda s: s + "x", "write s \\+= …"),
+    ],
+)
+def test_what_would_go_unnoticed_is_refused(
+    backend: rt.Backend, wrong: Callable[[rt.ProgramState], Any], said: str
+) -> None:
+    @rt.function
+    def program(s: rt.ProgramState) -> None:
+        wrong(s)
+
+    with pytest.raises(InvalidArgument, match=said):
+        program.run(backend=backend)
+
+
+def test_an_argument_that_is_nobodys_is_named_with_what_was_meant(backend: rt.Backend) -> None:
+    @rt.function
+    def program(s: rt.ProgramState, question: str) -> None:
+        s += question + rt.gen("x")
+
+    with pytest.raises(InvalidArgument, match=r"temprature=0: .*did you mean temperature"):
+        program.run("?", backend=backend, temprature=0)
+    with pytest.raises(InvalidArgument, match=r"qestion='\?': program takes: question; did you"):
+        program.run(qestion="?", backend=backend)
+    state = program.run("?", backend=backend)
+    with pytest.raises(AttributeError, match=r"its variable is s\['x'\]"):
+        _ = state.x  # type: ignore[attr-defined]

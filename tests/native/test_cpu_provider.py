@@ -11,7 +11,7 @@ import torch
 from radixrt.errors import ConfigError
 from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.reference import ReferenceAttention
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.ops.reference import ReferenceOps
 
 native = pytest.importorskip("radixrt._native")

@@ -14,7 +14,7 @@ from radixrt.config import RuntimeConfig
 from radixrt.runtime.channel import LocalEngineChannel
 from radixrt.runtime.device import FixedUpload, copy_stream
 from radixrt.runtime.engine.assemble import build_loop
-from radixrt.runtime.forward.graph import _blank, fastest, graph_sizes, pad
+from radixrt.runtime.forward.graph import CLEARLY, _blank, fastest, graph_sizes, pad
 from radixrt.runtime.wire import Done, FromEngine, Run, Step, TokenSampling, pack_ids
 
 
@@ -28,11 +28,17 @@ def test_every_batch_size_has_a_graph_that_is_not_much_larger(most: int) -> None
         assert size - rows <= max(8, rows // 4)
 
 
-@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0]), min_size=1, max_size=12))
-def test_a_step_runs_in_the_fastest_graph_that_is_large_enough(seconds: list[float]) -> None:
+@given(st.lists(st.floats(1.0, 1.3), min_size=1, max_size=12))
+def test_a_step_runs_in_its_own_graph_or_in_a_larger_one_that_is_clearly_faster(
+    seconds: list[float],
+) -> None:
     for index, chosen in enumerate(fastest(seconds)):
-        assert chosen >= index
-        assert seconds[chosen] == min(seconds[index:])
+        least = min(seconds[index:])
+        if least < CLEARLY * seconds[index]:
+            assert chosen > index
+            assert seconds[chosen] == least
+        else:
+            assert chosen == index
 
 
 def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:

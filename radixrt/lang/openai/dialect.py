@@ -20,6 +20,8 @@ class Dialect:
     * ``echoes``: ``/completions`` returns the prompt's logprobs; None when only trying tells.
     * ``cache_field``: the field that names a cache of one's own; empty when there is none.
     * ``flush_path``: where the cache is dropped, beside ``/v1``.
+    * ``has_reasoning``: ``separate_reasoning`` false leaves reasoning in the text of chats, where a
+      program has it at a runtime.
     """
 
     name: Name
@@ -31,6 +33,7 @@ class Dialect:
     max_stops: int = 1024
     cache_field: str = ""
     flush_path: str = ""
+    has_reasoning: bool = False
 
 
 _COMMON = frozenset(
@@ -56,6 +59,7 @@ DIALECTS: dict[str, Dialect] = {
         continues=True,
         echoes=True,
         flush_path="/flush_cache",
+        has_reasoning=True,
     ),
     "radixrt": Dialect(
         "radixrt",
@@ -66,6 +70,7 @@ DIALECTS: dict[str, Dialect] = {
         echoes=True,
         cache_field="cache_salt",
         flush_path="/flush_cache",
+        has_reasoning=True,
     ),
 }
 

@@ -171,7 +171,8 @@ def failure_of(status: int, body: bytes, headers: httpx.Headers, url: str) -> Ca
         return BadRequest(said)
     if status in (404, 405, 501):
         return Unsupported(
-            f"{said}; check base_url= and model=, and mode= ('chat' where there are no completions)"
+            f"{said}; check base_url= (most end with /v1), model=, and mode= ('chat' where there "
+            "are no completions)"
         )
     if status == 429:
         # A quota that is used up does not come back by waiting.

@@ -117,6 +117,8 @@ def ask(served: Served, prompt: Prompt, op: Generate, salt: str) -> Asked:
     demand: Demand | None = None
     if is_chat:
         _add_messages(body, prompt, dialect)
+        if dialect.has_reasoning:
+            body["separate_reasoning"] = False
     else:
         body["prompt"] = prompt.text()
     if constraint is not None and constraint.kind == "tools":

@@ -56,7 +56,9 @@ def settings(
     url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
     parts = urlsplit(url) if isinstance(url, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidArgument("base_url", url, "use http://HOST:PORT/v1 or https://…/v1")
+        raise InvalidArgument(
+            "base_url", url, "use http://HOST:PORT/v1 or https://…/v1; a model's name is model="
+        )
     if parts.username or parts.query or parts.fragment:
         # Not shown: it may hold a password.
         raise InvalidArgument("base_url", parts.hostname, "leave credentials, query and # out")

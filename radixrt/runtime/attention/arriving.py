@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from radixrt.cache.transfer import Move
     from radixrt.runtime.attention.base import AttentionBackend
-    from radixrt.runtime.forward.batch import ForwardBatch
+    from radixrt.runtime.batch import ForwardBatch
 
 
 class ArrivingPages:

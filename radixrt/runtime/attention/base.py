@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # AttentionSpec is part of the model's config, which is read without torch.
     import torch
 
-    from radixrt.runtime.forward.batch import ForwardBatch
+    from radixrt.runtime.batch import ForwardBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from radixrt._native import AttentionPlan, Kernels
 from radixrt.errors import ConfigError
 from radixrt.runtime.attention.base import AttentionSpec
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 
 class CpuAttention:

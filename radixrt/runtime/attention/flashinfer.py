@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from radixrt.errors import ConfigError
 from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.split import SplitAttention
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 WORKSPACE_BYTES = 256 << 20
 """FlashInfer's scratch memory for the partial results of long rows; one for each backend."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from radixrt.runtime.attention.base import AttentionSpec
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 QUERY_BLOCK = 256
 """Queries scored at once; bounds the memory of the scores to QUERY_BLOCK × heads × kv_len f32."""

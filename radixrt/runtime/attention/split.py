@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from radixrt.runtime.attention.base import AttentionBackend
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 
 class SplitAttention:

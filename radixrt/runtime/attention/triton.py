@@ -19,8 +19,8 @@ from radixrt.errors import ConfigError
 from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.tiles import TilePlan, Tiles, plan_tiles
 from radixrt.runtime.attention.triton_tiles import attend_tiles, merge_partials
+from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.device import has_dependent_launch, num_processors, upload
-from radixrt.runtime.forward.batch import ForwardBatch
 
 Int32 = NDArray[np.int32]
 
@@ -39,6 +39,10 @@ class TileShape:
 
 SMALL = TileShape(rows=16, keys=64, programs=4, num_warps=2, num_stages=3)
 """One decoding token or a group of few: 16 rows is the least a matrix unit takes."""
+
+LONE = TileShape(rows=16, keys=128, programs=1, num_warps=4, num_stages=3)
+"""A decoding token that is alone in its step: reading it takes no longer than any latency does, so
+its pieces are few, and few are merged."""
 
 LARGE = TileShape(rows=64, keys=32, programs=2, num_warps=4, num_stages=4)
 """A prefill block, or the decoding tokens of a group."""
@@ -113,6 +117,7 @@ class TritonAttention:
         *,
         group: bool = True,
         small: TileShape = SMALL,
+        lone: TileShape = LONE,
         large: TileShape = LARGE,
     ) -> None:
         heads = {(spec.num_heads, spec.num_kv_heads, spec.head_dim) for spec in specs}
@@ -124,20 +129,30 @@ class TritonAttention:
         self._device = device
         self._group = group
         self._small = small
+        self._lone = lone
         self._large = large
         self._positions: torch.Tensor | None = None
         spec = specs[0]
         processors = num_processors(device)
         group_pad = triton.next_power_of_2(spec.num_heads // spec.num_kv_heads)
         self._processors = processors
-        self._shares = tuple(
-            max(1, processors * shape.programs // spec.num_kv_heads) for shape in (small, large)
-        )
         self._slots = (max(1, small.rows // group_pad), max(1, large.rows // group_pad))
         self._plans: dict[int, _DevicePlan] = {}
         self._launch: dict[str, Any] = {"DEPENDENT": has_dependent_launch(device)}
         if self._launch["DEPENDENT"]:  # an option that Triton's other back ends do not know
             self._launch["launch_pdl"] = True
+
+    def _shapes(self, num_tokens: int) -> tuple[TileShape, TileShape]:
+        """Return the shapes of small and large tiles in a step of so many tokens."""
+        return self._lone if num_tokens == 1 else self._small, self._large
+
+    def _shares(self, num_tokens: int) -> tuple[int, int]:
+        """Return the shares of one key head, of small and large tiles."""
+        per_head = self._processors / self._specs[0].num_kv_heads
+        small, large = (
+            max(1, int(per_head * shape.programs)) for shape in self._shapes(num_tokens)
+        )
+        return small, large
 
     def plan(self, batch: ForwardBatch) -> None:
         """Plan once for each distinct window of the layers."""
@@ -148,6 +163,7 @@ class TritonAttention:
         )
 
     def _plan(self, query_start: Int32, kv_lens: Int32, page_table: Int32) -> list[TilePlan]:
+        small_shares, large_shares = self._shares(int(query_start[-1]))
         return [
             plan_tiles(
                 query_start,
@@ -156,8 +172,8 @@ class TritonAttention:
                 self._page_size,
                 small_slots=self._slots[0],
                 large_slots=self._slots[1],
-                small_shares=self._shares[0],
-                large_shares=self._shares[1],
+                small_shares=small_shares,
+                large_shares=large_shares,
                 window=window,
                 group=self._group,
             )
@@ -169,17 +185,19 @@ class TritonAttention:
     def num_partials(self, num_tokens: int) -> list[int]:
         """Return the partial results that ``room`` has a place for, for each plan."""
         # A cut makes two partial results of each token of a tile.
-        more = sum(2 * s * n for s, n in zip(self._slots, self._shares, strict=True))
+        more = sum(2 * s * n for s, n in zip(self._slots, self._shares(num_tokens), strict=True))
         return [6 * num_tokens + more] * len(self._windows)
 
     def room(self, num_tokens: int, max_pages: int, num_pages: int) -> list[Int32]:
         """Return arrays as large as the plans of ``num_tokens`` tokens usually get at most, with up
         to ``max_pages`` pages a row and ``num_pages`` in the pool."""
 
+        all_shares = self._shares(num_tokens)
+
         def tiles(count: int, kind: int) -> Tiles:
-            count += self._shares[kind] if count else 0
+            count += all_shares[kind] if count else 0
             members = np.zeros((count, self._slots[kind]), np.int32)
-            spans, shares = np.zeros(count, np.int32), np.zeros(self._shares[kind] + 1, np.int32)
+            spans, shares = np.zeros(count, np.int32), np.zeros(all_shares[kind] + 1, np.int32)
             return Tiles(members, spans, spans, spans, members, shares)
 
         blank = TilePlan(
@@ -232,12 +250,13 @@ class TritonAttention:
         group = spec.num_heads // spec.num_kv_heads
         dim_pad = triton.next_power_of_2(spec.head_dim)
         kinds = [kind for kind in (0, 1) if plan.tiles(kind)[0].shape[0]]
+        shapes, shares = self._shapes(query.shape[0]), self._shares(query.shape[0])
         for kind in kinds:
             arguments, slots = plan.tiles(kind), self._slots[kind]
-            shape = (self._small, self._large)[kind]
+            shape = shapes[kind]
             # More than GROUP where a tile takes one token and its heads do not fill the rows.
             group_pad = max(triton.next_power_of_2(group), shape.rows // slots)
-            attend_tiles[(self._shares[kind] * spec.num_kv_heads,)](
+            attend_tiles[(shares[kind] * spec.num_kv_heads,)](
                 query,
                 k_cache,
                 v_cache,
@@ -284,7 +303,7 @@ class TritonAttention:
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=dim_pad,
                 PIECES=MERGE_PIECES,
-                EARLY=plan.tiles(0)[0].shape[0] <= self._shares[0] + 2,
+                EARLY=plan.tiles(0)[0].shape[0] <= shares[0] + 2,
                 num_warps=1,
                 **self._launch,
             )

@@ -23,7 +23,6 @@ from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.engine.kv_events import MEDIUM_DEVICE, MEDIUM_HOST, KvEvents
 from radixrt.runtime.engine.loop import EngineLoop
 from radixrt.runtime.engine.memory import MemoryPlan, measure_peak, plan_memory
-from radixrt.runtime.engine.metrics import Metrics
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.profile import WorstSteps
 from radixrt.runtime.engine.refusals import Capacity
@@ -38,6 +37,7 @@ from radixrt.runtime.model.weights import fingerprint
 from radixrt.runtime.ops import choose_ops
 from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.scheduling.kv import KvPool, KvSpace
+from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.scheduler import Limits, Scheduler
 from radixrt.runtime.scheduling.slots import SlotTable
 from radixrt.runtime.wire import Progress, Ready

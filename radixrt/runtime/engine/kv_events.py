@@ -24,7 +24,7 @@ import zmq
 from radixrt.cache.node import TOKEN_BYTES, Node, decode
 from radixrt.cache.tree import Tree
 from radixrt.errors import ConfigError
-from radixrt.runtime.serving.endpoints import is_loopback
+from radixrt.runtime.endpoints import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from radixrt.runtime.engine.inspecting import Inspector
 from radixrt.runtime.engine.open_calls import OpenCalls
 from radixrt.runtime.engine.snapshots import Snapshots
 from radixrt.runtime.forward.engine import Engine, StepInFlight
-from radixrt.runtime.grammar.masks import MaskFiller
+from radixrt.runtime.scheduling.masks import Filling, MaskFiller
 from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.scheduler import Scheduler
 from radixrt.runtime.wire import (
@@ -52,11 +52,20 @@ GRAMMAR_WAIT_S = 0.0005
 """The same while a constraint is being compiled or validated by a thread."""
 
 
+@dataclass(slots=True)
+class _InFlight:
+    """A step that was launched, and the masks that its sampling waits for."""
+
+    step: StepInFlight
+    filling: Filling | None
+    is_sampled: bool = False
+
+
 class EngineLoop:
     """Receives calls, computes steps, sends results; owned by one thread.
 
-    ``overlap`` steps stay in flight while the next one is planned and launched: 0 reads every step
-    back before the next, 1 plans a step while the one before it is still running.
+    ``overlap`` 0 reads every step back before the next, 1 plans and launches a step while the one
+    before it is still running.
     """
 
     def __init__(
@@ -83,7 +92,7 @@ class EngineLoop:
         self._inspector = Inspector(scheduler, calls.namespace)
         self._overlap = overlap
         self._clock = clock
-        self._in_flight: deque[StepInFlight] = deque()
+        self._in_flight: _InFlight | None = None
         self._sampled: list[Sampled] = []
         self._replies: list[FromEngine] = []
         self._drain_until: float | None = None
@@ -121,7 +130,7 @@ class EngineLoop:
             self._replies += self.snapshots.poll()
         self._replies += self.calls.poll()
         self._sampled += self.calls.take_sampled()  # before what steps append to it
-        has_work = self.scheduler.has_work or bool(self._in_flight)
+        has_work = self.scheduler.has_work or self._in_flight is not None
         if has_work:
             self._compute_safely()
             self._answer_ended()
@@ -131,28 +140,63 @@ class EngineLoop:
         return has_work or bool(messages)
 
     def _compute(self) -> None:
+        """Plan and launch a step, and take in the one before it.
+
+        While the device computes step n, its masks depend on the tokens of n - 1; so the host::
+
+            reads n - 1 and lets threads begin to fill the masks of n
+            answers, takes messages, plans n + 1                        (meanwhile)
+            queues the sampling of n with its masks, then step n + 1
+            reads n
+
+        and the device waits only if all that takes longer than a forward.
+        """
         plan = self.scheduler.schedule()
-        if plan.num_rows == 0:
-            self._commit(0)
+        if plan.num_rows == 0 and self._drop():
             return
-        # With nothing in flight the texts are known already, and masks fill under the forward.
-        filling = None if self._in_flight else self._masks.begin(plan, aside=True)
-        is_early = not self._in_flight
+        self._sample()
+        if plan.num_rows == 0:
+            self._commit()
+            return
+        # With nothing in flight the texts are known already, and masks fill under the launch.
+        filling = None if self._in_flight else self._masks.begin(plan)
         step = self.engine.launch(plan)
         self.scheduler.note_launched()
-        self._commit(0)
-        if not is_early:
-            filling = self._masks.begin(plan, aside=False)
-        self.engine.sample(step, self._masks.finish(filling, self._fail))
-        self._in_flight.append(step)
-        self._commit(self._overlap)
+        if self._in_flight:
+            self._commit()
+            filling = self._masks.begin(plan)
+        self._in_flight = _InFlight(step, filling)
+        if filling is None or not self._overlap:
+            self._sample()
+        if not self._overlap:
+            self._commit()
 
-    def _commit(self, num_in_flight: int) -> None:
-        while len(self._in_flight) > num_in_flight:
-            step = self._in_flight.popleft()
-            result = self.engine.read(step)
-            self._measure(step)
-            self._sampled += self.scheduler.commit(step.plan, result)
+    def _sample(self) -> None:
+        """Queue the sampling of the step in flight, once its masks are complete."""
+        flight = self._in_flight
+        if flight is not None and not flight.is_sampled:
+            self.engine.sample(flight.step, self._masks.finish(flight.filling, self._fail))
+            flight.is_sampled = True
+
+    def _drop(self) -> bool:
+        """Give up the step in flight if all of its rows have ended meanwhile: nobody waits for the
+        device to be done with it."""
+        flight = self._in_flight
+        if flight is None or not flight.is_sampled:
+            return False
+        if any(request.reason is None for request in flight.step.plan.requests):
+            return False
+        self._in_flight = None
+        self.scheduler.metrics.step(flight.step.plan.num_tokens, 0)
+        return True
+
+    def _commit(self) -> None:
+        """Read the step in flight, which was sampled, and take its results in."""
+        flight, self._in_flight = self._in_flight, None
+        if flight is not None:
+            result = self.engine.read(flight.step)
+            self._measure(flight.step)
+            self._sampled += self.scheduler.commit(flight.step.plan, result)
 
     def _measure(self, step: StepInFlight) -> None:
         """Tell the tiers how long computing prompts takes."""
@@ -166,7 +210,7 @@ class EngineLoop:
             self._compute()
         except Exception as error:
             log.exception("a step failed")
-            self._in_flight.clear()
+            self._in_flight = None
             self.scheduler.metrics.step_failures += 1
             self.scheduler.fail_running(f"a step of the engine failed: {error!r}")
 
@@ -267,7 +311,7 @@ class EngineLoop:
             return
         if len(self.calls) and self._clock() >= self._drain_until:
             self.calls.fail_all("engine_fault", "the runtime shut down before the call ended")
-            self._in_flight.clear()
+            self._in_flight = None
             self._answer_ended()
             self.scheduler.settle()
         self.is_over = not len(self.calls)

@@ -10,9 +10,9 @@ import torch
 from radixrt.config import RuntimeConfig
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.forward.builder import build_batch
-from radixrt.runtime.forward.sampler import SamplingRows, logprobs_of
 from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.ops.base import Ops
+from radixrt.runtime.ops.sampler import SamplingRows, logprobs_of
 from radixrt.runtime.scheduling.kv import KvPool
 from radixrt.runtime.scheduling.plan import Plan
 from radixrt.runtime.scheduling.scheduler import Limits

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from radixrt.runtime.batch import ForwardBatch, Int32
 from radixrt.runtime.device import upload
-from radixrt.runtime.forward.batch import ForwardBatch, Int32
-from radixrt.runtime.forward.sampler import SamplingRows, uniforms
+from radixrt.runtime.ops.sampler import SamplingRows, uniforms
 from radixrt.runtime.scheduling.plan import Plan
 from radixrt.runtime.scheduling.slots import PLACEHOLDER, SlotTable
 

@@ -14,8 +14,8 @@ from radixrt.cache.host import HostTier
 from radixrt.cache.transfer import Move
 from radixrt.runtime.attention.arriving import ArrivingPages
 from radixrt.runtime.attention.base import AttentionBackend
-from radixrt.runtime.device import Readback, upload
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
+from radixrt.runtime.device import AheadUpload, Readback, upload
 from radixrt.runtime.forward.builder import (
     DeviceSampling,
     SamplingArrays,
@@ -24,7 +24,8 @@ from radixrt.runtime.forward.builder import (
     host_step,
 )
 from radixrt.runtime.forward.graph import StepGraphs
-from radixrt.runtime.forward.sampler import (
+from radixrt.runtime.ops.base import Ops
+from radixrt.runtime.ops.sampler import (
     LogitEdits,
     apply_edits,
     concatenate_edits,
@@ -32,9 +33,8 @@ from radixrt.runtime.forward.sampler import (
     logprobs_of,
     marks_of,
 )
-from radixrt.runtime.grammar.masks import Masks
-from radixrt.runtime.ops.base import Ops
 from radixrt.runtime.scheduling.kv import KvPool
+from radixrt.runtime.scheduling.masks import Masks
 from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.scheduling.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
@@ -105,6 +105,7 @@ class Engine:
             last_ids = torch.zeros(slots.num_slots, dtype=torch.int64, device=device)
         self._last_ids = last_ids
         self.host = host
+        self._masks = AheadUpload(device)
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
@@ -224,7 +225,7 @@ class Engine:
         return logits
 
     def _mask(self, logits: torch.Tensor, masks: Masks) -> None:
-        (bitmask,) = upload([masks.bitmask], self.device)
+        bitmask = self._masks.upload(masks.bitmask)
         if len(masks.rows) == len(logits):
             self.ops.apply_token_mask(logits, bitmask)
             return

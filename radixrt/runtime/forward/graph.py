@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from radixrt.runtime.attention.base import AttentionBackend
+from radixrt.runtime.batch import ForwardBatch, Int32
 from radixrt.runtime.device import CapturedGraph, FixedUpload, copy_stream
-from radixrt.runtime.forward.batch import ForwardBatch, Int32
 from radixrt.runtime.forward.builder import (
     DeviceSampling,
     HostStep,
@@ -66,13 +66,18 @@ def graph_sizes(max_tokens: int) -> list[int]:
     return [size for size in sizes if size < max_tokens] + [max_tokens]
 
 
+CLEARLY = 0.95
+"""A larger graph is taken if it takes this share of the time at most: times vary by some per cent,
+and the rows of nobody cost more in a real step, where the others have something to read."""
+
+
 def fastest(seconds: list[float]) -> list[int]:
-    """Return of each graph, in the order of their sizes, which one at least as large takes the
-    least time."""
-    best = list(range(len(seconds)))
-    for index in reversed(best[:-1]):
-        if seconds[best[index + 1]] < seconds[index]:
-            best[index] = best[index + 1]
+    """Return of each graph, in the order of their sizes, which one at least as large to run: itself
+    or one that is clearly faster."""
+    best = []
+    for index, own in enumerate(seconds):
+        least = min(seconds[index:])
+        best.append(seconds.index(least, index) if least < CLEARLY * own else index)
     return best
 
 

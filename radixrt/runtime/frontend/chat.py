@@ -38,7 +38,7 @@ from radixrt.runtime.frontend.conversation import (
     with_written_tools,
     without_developer,
 )
-from radixrt.runtime.frontend.tool_calls import FORMATS, FormatName, format_of_template
+from radixrt.runtime.grammar.tool_calls import FORMATS, FormatName, format_of_template
 from radixrt.runtime.tokenizer import Tokenizer, read_json
 
 _CALL_ID = "000000000"

@@ -7,7 +7,8 @@ from typing import Literal
 
 from radixrt.errors import InvalidArgument
 from radixrt.protocol import Constraint
-from radixrt.runtime.frontend.tool_calls import TOOL_MARKS
+from radixrt.runtime.frontend.reasoning import REASONING_MARKS
+from radixrt.runtime.grammar.tool_calls import TOOL_MARKS
 from radixrt.runtime.wire import FieldParams, GrammarSpec
 
 
@@ -55,12 +56,12 @@ def healing_spec(heal: str, *, marks: bool) -> GrammarSpec:
 
 
 def shown_names(constraint: Constraint | None) -> tuple[str, ...]:
-    """Return the names of control tokens that count as text under a constraint: those that mark
-    where reasoning ends and tool calls begin."""
+    """Return the names of control tokens that count as text: those that mark reasoning and, under
+    a constraint, what it begins after and tool calls."""
     if constraint is None:
-        return ()
+        return REASONING_MARKS
     marks = TOOL_MARKS if constraint.kind == "tools" else ()
-    return (*marks, constraint.after) if constraint.after else marks
+    return (*REASONING_MARKS, *marks, constraint.after)
 
 
 def _with_format(text: str, tool_format: str) -> str:

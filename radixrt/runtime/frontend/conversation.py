@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from radixrt.errors import InvalidArgument
-from radixrt.runtime.frontend.tool_calls import ToolFormat
+from radixrt.runtime.grammar.tool_calls import ToolFormat
 
 MAX_MESSAGES = 4096
 

@@ -262,7 +262,10 @@ class Frontend:
 
     def _on_hello(self, client_id: bytes, hello: Hello) -> None:
         if hello.version != VERSION:
-            text = f"protocol version {hello.version}; this runtime speaks {VERSION}"
+            text = (
+                f"the client speaks version {hello.version} of the protocol, this runtime "
+                f"{VERSION}: use the same version of radixrt at both ends"
+            )
             self._outbox.put(client_id, Failed(None, "unsupported", text))
             return
         if client_id not in self._sessions:

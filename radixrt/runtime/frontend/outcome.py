@@ -6,8 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from radixrt.protocol import FieldScore, TokenTrace, ToolCall
-from radixrt.runtime.frontend.tool_calls import FORMATS, find_calls
 from radixrt.runtime.grammar.json_text import locate, pointer
+from radixrt.runtime.grammar.tool_calls import FORMATS, find_calls
 from radixrt.runtime.tokenizer import Tokenizer
 from radixrt.runtime.wire import TokenMark
 

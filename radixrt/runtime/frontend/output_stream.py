@@ -67,7 +67,7 @@ class OutputStream:
         self._matcher = StopMatcher(op.sampling.stop, patterns)
         self._has_stops = bool(op.sampling.stop or patterns)
         # Text that nobody needs before the end is made in blocks; a constraint may take some back.
-        is_plain = op.constraint is None and not num_healed
+        is_plain = op.constraint is None and not num_healed and not self._shown
         is_late = is_plain and not (op.stream or self._has_stops)
         self._blocks = BlockDetokenizer(tokenizer, context) if is_late else None
         self._num_spelled = 0

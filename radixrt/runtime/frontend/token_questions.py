@@ -10,10 +10,11 @@ import numpy as np
 from radixrt.protocol import DescribeTokenizer, Detokenize, Part, Tokenize
 from radixrt.runtime.frontend.branches import Branch
 from radixrt.runtime.frontend.chat import ChatFormat
+from radixrt.runtime.frontend.reasoning import reasoning_of_template
 from radixrt.runtime.frontend.sessions import Session
-from radixrt.runtime.frontend.tool_calls import FORMATS
 from radixrt.runtime.frontend.validation import check_ids, check_parts
 from radixrt.runtime.frontend.writer import BranchWriter
+from radixrt.runtime.grammar.tool_calls import FORMATS
 from radixrt.runtime.tokenizer import Tokenizer
 
 MOST_TOKENS = 65_536
@@ -75,6 +76,13 @@ class TokenQuestions:
         spelled = self._tokenizer.encode(head, at_start=True, markup=parts[0].kind == "markup")
         return bool(spelled[: len(start_ids)].tolist() != start_ids)
 
+    def _describe_reasoning(self) -> dict[str, Any] | None:
+        tags = reasoning_of_template(self._chat.source)
+        if tags is None:
+            return None
+        closing = self._tokenizer.encode(tags.closing, markup=True).tolist()
+        return {**dataclasses.asdict(tags), "closing_id": closing[0] if len(closing) == 1 else None}
+
     def _describe(self) -> dict[str, Any]:
         tokenizer = self._tokenizer
         names = tokenizer.special_tokens
@@ -92,6 +100,7 @@ class TokenQuestions:
             "max_context": self._max_context,
             "chat_template": self._chat.source,
             "tool_format": dataclasses.asdict(FORMATS[self._chat.tool_format]),
+            "reasoning": self._describe_reasoning(),
             "config": {
                 name: value for name, value in tokenizer.config.items() if name != "chat_template"
             },

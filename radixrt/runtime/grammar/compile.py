@@ -8,6 +8,7 @@ from radixrt.runtime.grammar import gbnf
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.closing import shortest_close
 from radixrt.runtime.grammar.compiled import Compiled, Validator
+from radixrt.runtime.grammar.counting import counting
 from radixrt.runtime.grammar.gbnf_lark import to_lark
 from radixrt.runtime.grammar.json_schema import compile_schema, parse_schema
 from radixrt.runtime.grammar.lark import (
@@ -52,9 +53,20 @@ def adopt(
         validator=validator if is_checked else None,
         shortest=judged.shortest,
         tools=parse_tools(spec.text) if spec.kind == "tools" else None,
+        healed=len(spec.heal.encode()),
         opening=judged.opening,
     )
-    return compiled, _build(engine, judged.grammar, spec)
+    return compiled, build(engine, compiled, spec.kind)
+
+
+def build(engine: LlguidanceEngine, compiled: Compiled, kind: str = "grammar") -> LlguidanceMatcher:
+    """Return a new matcher at the start of a constraint. Raises ``GrammarError``, which names its
+    ``kind``."""
+    try:
+        matcher = engine.build(compiled.grammar)
+    except GrammarError as error:
+        raise GrammarError(f"{kind}: {error}") from None
+    return counting(matcher, compiled.limits, engine.vocabulary, compiled.healed)
 
 
 def validator_of(kind: str, text: str) -> Validator | None:
@@ -81,7 +93,7 @@ def compile_grammar(
         except GrammarError:
             shortest = None
         if matcher.is_broken:  # the search ran into a limit: others shall not
-            matcher = engine.build(compiled.grammar)
+            matcher = build(engine, compiled)
         if shortest is not None:
             compiled = replace(compiled, shortest=tuple(shortest))
     return replace(compiled, opening=tuple(matcher.forced())), matcher
@@ -107,12 +119,13 @@ def _compile(engine: LlguidanceEngine, spec: GrammarSpec) -> tuple[Compiled, Llg
         tools = parse_tools(spec.text)
         grammar = lark_grammar(_healed(tools_grammar(tools, engine.vocabulary), spec))
         compiled = Compiled(grammar, is_enforced=False, validator=ToolValidator(tools), tools=tools)
-        return compiled, _build(engine, grammar, spec)
+        return compiled, build(engine, compiled, spec.kind)
     if spec.kind == "regex" and not spec.heal:
         grammar = regex_grammar(spec.text)
     else:
         grammar = lark_grammar(_healed(_lark(spec), spec))
-    return Compiled(grammar), _build(engine, grammar, spec)
+    compiled = Compiled(grammar)
+    return compiled, build(engine, compiled, spec.kind)
 
 
 def _compile_schema(
@@ -126,10 +139,7 @@ def _compile_schema(
         any_order=spec.any_order,
         spaced=spec.spaced,
     )
-    grammar, matcher = schema.grammar, schema.matcher
-    if spec.heal:
-        grammar = lark_grammar(_healed(schema.as_lark(), spec))
-        matcher = _build(engine, grammar, spec)
+    grammar = lark_grammar(_healed(schema.as_lark(), spec)) if spec.heal else schema.grammar
     compiled = Compiled(
         grammar,
         is_json=True,
@@ -137,9 +147,12 @@ def _compile_schema(
         keywords=schema.keywords,
         warnings=schema.warnings,
         limits=schema.limits,
+        healed=len(spec.heal.encode()),
         validator=FinalValidator(schema.schema),
     )
-    return compiled, matcher
+    if spec.heal:
+        return compiled, build(engine, compiled, spec.kind)
+    return compiled, counting(schema.matcher, compiled.limits, engine.vocabulary, 0)
 
 
 def _lark(spec: GrammarSpec) -> str:
@@ -156,10 +169,3 @@ def _lark(spec: GrammarSpec) -> str:
 
 def _healed(grammar: str, spec: GrammarSpec) -> str:
     return healed(grammar, spec.heal) if spec.heal else grammar
-
-
-def _build(engine: LlguidanceEngine, grammar: str, spec: GrammarSpec) -> LlguidanceMatcher:
-    try:
-        return engine.build(grammar)
-    except GrammarError as error:
-        raise GrammarError(f"{spec.kind}: {error}") from None

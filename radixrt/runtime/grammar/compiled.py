@@ -24,7 +24,8 @@ class Compiled:
     """``grammar`` is the engine's form; ``shortest`` a short text under it as tokens, None where
     none was looked for or found; ``opening`` the tokens that every text begins with; ``ways`` what
     is remembered of ways to the end. ``validator`` checks finished texts; ``is_enforced``: it is
-    not expected to find anything, so text may be shown before."""
+    not expected to find anything, so text may be shown before. ``limits`` are left to be counted,
+    in the JSON after ``healed`` bytes of the prompt's end."""
 
     grammar: str
     is_json: bool = False
@@ -32,6 +33,7 @@ class Compiled:
     keywords: tuple[Keyword, ...] = ()
     warnings: tuple[str, ...] = ()
     limits: tuple[CountLimit, ...] = ()
+    healed: int = 0
     validator: Validator | None = None
     shortest: tuple[int, ...] | None = None
     tools: Tools | None = None

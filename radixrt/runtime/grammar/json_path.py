@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from radixrt.runtime.grammar.json_text import MAX_DEPTH, Path
@@ -21,7 +22,8 @@ class Level:
 class JsonPath:
     """Reads JSON text byte by byte; the text is valid as far as it goes.
 
-    ``length`` counts the characters of the string that is being written.
+    ``length`` counts the characters of the string that is being written; ``escape`` is the number
+    of characters that an escape in it still takes (1 after the backslash).
     """
 
     levels: list[Level] = field(default_factory=list)
@@ -29,7 +31,7 @@ class JsonPath:
     is_key: bool = False
     in_scalar: bool = False
     length: int = 0
-    _escape: int = 0
+    escape: int = 0
     _key: bytearray = field(default_factory=bytearray)
 
     @property
@@ -46,6 +48,14 @@ class JsonPath:
             return True
         level = self.levels[-1]
         return level.is_array or not level.is_key_next
+
+    def state(self) -> tuple[Hashable, ...]:
+        """Return what is equal for readers that go on alike."""
+        return (
+            *((level.is_array, level.key, level.is_key_next) for level in self.levels),
+            (self.in_string, self.is_key, self.in_scalar),
+            (self.length, self.escape, bytes(self._key)) if self.in_string else None,
+        )
 
     def feed(self, text: bytes) -> None:
         """Read on."""
@@ -64,20 +74,20 @@ class JsonPath:
             self.is_key,
             self.in_scalar,
             self.length,
-            self._escape,
+            self.escape,
             bytearray(self._key),
         )
 
     def _feed_string(self, byte: int) -> None:
         if self.is_key:
             self._key.append(byte)
-        if self._escape:
-            if self._escape == 1 and byte == 0x75:  # \uXXXX
-                self._escape = 5
-            self._escape -= 1
+        if self.escape:
+            if self.escape == 1 and byte == 0x75:  # \uXXXX
+                self.escape = 5
+            self.escape -= 1
             return
         if byte == 0x5C:
-            self._escape = 1
+            self.escape = 1
             self.length += 1
         elif byte == 0x22:
             self.in_string = False

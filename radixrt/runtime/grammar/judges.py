@@ -220,6 +220,7 @@ class Judges:
                     (sys.executable, "-m", "radixrt.runtime.grammar.judge"),
                     stdin=theirs.fileno(),
                     env=environment,
+                    start_new_session=True,  # Ctrl-C is for who asks, while it starts too
                 )
             ours.settimeout(_SPAWN_S)
             send_frame(ours, msgspec.msgpack.encode(self._settings))

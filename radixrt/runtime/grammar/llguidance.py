@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,19 @@ class LlguidanceEngine:
         is_cheap = time.monotonic() - began <= MOST_REBUILD_S
         return LlguidanceMatcher(self, grammar, matcher, is_cheap=is_cheap)
 
-    def fill_batch(self, matchers: list[LlguidanceMatcher], bitmasks: NDArray[np.int32]) -> None:
+    def fill_batch(
+        self,
+        matchers: list[LlguidanceMatcher],
+        bitmasks: NDArray[np.int32],
+        note_begun: Callable[[], None] = lambda: None,
+    ) -> None:
         """Write the mask of each matcher into its row of ``bitmasks`` int32 [n, ceil(V / 32)],
-        in parallel and without the interpreter lock. Errors are found by ``check``."""
+        in parallel and without the interpreter lock, before which ``note_begun`` is called. Errors
+        are found by ``check``."""
         assert bitmasks.shape == (len(matchers), self.mask_len)
         assert bitmasks.flags["C_CONTIGUOUS"]
         rows = [(matcher.inner, row) for row, matcher in enumerate(matchers)]
+        note_begun()
         self._executor.unsafe_compute_mask_ptr(
             rows, bitmasks.ctypes.data, bitmasks.strides[0], len(matchers)
         )
@@ -143,9 +150,14 @@ class LlguidanceMatcher:
         self._is_alone = False
         self.inner = inner
 
-    def fill_batch(self, matchers: list[LlguidanceMatcher], bitmasks: NDArray[np.int32]) -> None:
+    def fill_batch(
+        self,
+        matchers: list[LlguidanceMatcher],
+        bitmasks: NDArray[np.int32],
+        note_begun: Callable[[], None],
+    ) -> None:
         """As ``LlguidanceEngine.fill_batch``, for matchers of the same engine."""
-        self._engine.fill_batch(matchers, bitmasks)
+        self._engine.fill_batch(matchers, bitmasks, note_begun)
 
     def fill(self, bitmask: NDArray[np.int32]) -> None:
         """Write the mask into ``bitmask`` int32 [ceil(V / 32)], contiguous."""
@@ -155,7 +167,8 @@ class LlguidanceMatcher:
         self.check(bitmask)
 
     def check(self, bitmask: NDArray[np.int32]) -> None:
-        """Raise if the mask that was just written is an error's; mend it if that can be mended."""
+        """Complete a mask that ``fill_batch`` has just written. Raises if it is an error's that
+        cannot be mended."""
         if not self.inner.is_error():
             return
         self._rebuild()
@@ -210,17 +223,22 @@ class LlguidanceMatcher:
         """Return an independent matcher in the same state."""
         if self.inner.is_error():
             self._rebuild()
-        inner = self.inner.deep_copy()
-        return LlguidanceMatcher(
-            self._engine, self._grammar, inner, self._token_ids, is_cheap=self._is_cheap
-        )
+        return self._like(self._with(self.inner.deep_copy(), self._token_ids))
 
     def restarted(self) -> LlguidanceMatcher:
         """Return an independent matcher at the beginning."""
-        matcher = self.fork()
-        if not matcher.inner.reset():
-            return self._engine.build(self._grammar)
-        matcher._token_ids.clear()
+        inner = self.inner.deep_copy()
+        if not inner.reset():
+            inner = self._engine.build(self._grammar).inner
+        return self._like(self._with(inner, ()))
+
+    def _with(self, inner: LLMatcher, token_ids: Sequence[int]) -> LlguidanceMatcher:
+        return LlguidanceMatcher(
+            self._engine, self._grammar, inner, token_ids, is_cheap=self._is_cheap
+        )
+
+    def _like(self, matcher: LlguidanceMatcher) -> LlguidanceMatcher:
+        """Return a matcher of this one's kind out of one that has accepted a part of its tokens."""
         return matcher
 
     @property
@@ -232,6 +250,11 @@ class LlguidanceMatcher:
     def is_finished(self) -> bool:
         """Whether nothing but an end token can follow."""
         return not self.inner.is_error() and bool(self.inner.is_stopped())
+
+    @property
+    def is_mask_complete(self) -> bool:
+        """Whether ``check`` has nothing to add to a mask of ``fill_batch``."""
+        return not self.inner.is_error()
 
     @property
     def is_broken(self) -> bool:

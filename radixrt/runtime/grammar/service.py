@@ -12,7 +12,7 @@ import numpy as np
 
 from radixrt.runtime.grammar.base import GrammarTimeout
 from radixrt.runtime.grammar.cache import Entry, GrammarCache, Key, key_of
-from radixrt.runtime.grammar.compile import adopt, check_text, compile_grammar
+from radixrt.runtime.grammar.compile import adopt, build, check_text, compile_grammar
 from radixrt.runtime.grammar.judges import JudgedValidator, Judges, patience
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine
 from radixrt.runtime.grammar.workers import Job, Workers
@@ -205,6 +205,6 @@ class GrammarService:
 
     def _grow(self, entry: Entry) -> None:
         if entry.wants_template:
-            engine, grammar = self.engine, entry.compiled.grammar
+            engine, compiled = self.engine, entry.compiled
             entry.is_growing = True
-            self._growing.append((entry, self.submit(lambda: engine.build(grammar))))
+            self._growing.append((entry, self.submit(lambda: build(engine, compiled))))

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.closing import shortest_close, still_closes
 from radixrt.runtime.grammar.compiled import Compiled
-from radixrt.runtime.grammar.counting import Counter
 from radixrt.runtime.grammar.exclusion import Exclusion
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import matches
@@ -42,6 +41,9 @@ class Accepted(NamedTuple):
 
 NOTHING = Accepted([], False, False)
 
+GOES_ON = Accepted([], False, False)
+"""What becomes of most tokens: they are appended, and another one is sampled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -56,8 +58,9 @@ class Session:
     """The state of a constrained generation. Owned by the engine's loop.
 
     Text is *free* before the constraint begins (reasoning, text before a tool call) and *bound*
-    after: only then are there masks. ``token_ids`` are all that was appended, ``text`` their bytes,
-    ``bound_at`` where in it the bound part begins; None while text is free.
+    after: only then are there masks. ``token_ids`` are all that was appended (forced ones at the
+    indices ``forced_at``), ``text`` their bytes, ``bound_at`` where in it the bound part begins;
+    None while text is free.
     """
 
     spec: GrammarSpec
@@ -72,18 +75,18 @@ class Session:
     text: bytearray = field(default_factory=bytearray)
     bound_at: int | None = None
     attempts: int = 1
-    kinds: list[MarkKind] = field(default_factory=list)
+    forced_at: list[int] = field(default_factory=list)
     marks: list[TokenMark] = field(default_factory=list)
     allowed: int = 0
     _free: FreeText | None = None
     _at: JsonPath | None = None
-    _counter: Counter | None = None
     _way: list[int] | None = None
     _field: FieldParams | None = None
     _field_tokens: int = 0
     _heals: int = 0
     _is_released: bool = False
     _is_plain: bool = False
+    _plain_until: int = 0
     _far: int = 0
 
     # ------------------------------------------------------------ beginning
@@ -123,14 +126,14 @@ class Session:
         self._heals = at + len(self.spec.heal.encode())
         self._way = list(self.compiled.shortest) if self.compiled.shortest is not None else None
         self._far = max(NEAR_THE_END, FAR_FROM_THE_END * len(self.compiled.shortest or ()))
-        if self.compiled.is_json and (self.compiled.limits or self.spec.fields):
+        if self.compiled.is_json and self.spec.fields:
             self._at = JsonPath()
-            self._counter = Counter(self.compiled.limits, self.vocabulary)
             self._note_field()
         self._note_plain()
 
     def _note_plain(self) -> None:
-        """Note whether a token concerns the matcher and the budget alone."""
+        """Note whether a token concerns the matcher and the budget alone, and up to how many
+        tokens the budget does not matter."""
         self._is_plain = (
             self.bound_at is not None
             and self._at is None
@@ -139,6 +142,15 @@ class Session:
             and self.spec.kind != "free"
             and self._heals <= len(self.text)
         )
+        self._note_far()
+
+    def _note_far(self) -> None:
+        until = self.budget.max_tokens - 1
+        if self._steers:
+            known = self._way
+            near = max(self._far, FAR_FROM_THE_END * len(known)) if known is not None else until
+            until -= near
+        self._plain_until = until if self._is_plain else 0
 
     # ------------------------------------------------------------ masks
 
@@ -154,7 +166,7 @@ class Session:
         """Whether ``restrict`` has nothing to add to the mask that the matcher has just written."""
         return (
             self._is_plain
-            and not self.matcher.inner.is_error()
+            and self.matcher.is_mask_complete
             and len(self.token_ids) >= self.budget.min_tokens
         )
 
@@ -166,8 +178,6 @@ class Session:
                 set_bit(bitmask, token_id)
         if self.exclusion:
             self.exclusion.restrict(bitmask, bytes(self.text[self.bound_at or 0 :]))
-        if self._counter is not None and self._at is not None:
-            self._counter.restrict(bitmask, self._at)
         if len(self.token_ids) < self.budget.min_tokens:
             self._put_off_the_end(bitmask)
         if self.spec.marks or self.exclusion:
@@ -189,29 +199,23 @@ class Session:
         return self.bound_at is not None and self.matcher.is_finished
 
     def accept_plain(self, token_id: int) -> Accepted | None:
-        """``accept`` for a token that only goes on with a text; None when there is more to it, and
-        nothing was done."""
-        if not self._is_plain or token_id in self.stops:
-            return None
-        num_tokens, way = len(self.token_ids), self._way
-        is_on_way = way is not None and len(way) > 0 and way[0] == token_id
-        left = self.budget.max_tokens - num_tokens - 1
-        is_far = way is not None and left > max(self._far, FAR_FROM_THE_END * len(way))
-        if self._steers and not is_on_way and not is_far:
+        """``accept`` for a token that only goes on with a text: ``GOES_ON`` where that is all, None
+        when there is more to it, and nothing was done."""
+        if len(self.token_ids) >= self._plain_until or token_id in self.stops:
             return None  # ``accept`` looks for a way to the end
         matcher = self.matcher
         if not matcher.take(token_id):
             return None
-        if is_on_way and way is not None:
-            self._way = way[1:]
         self.token_ids.append(token_id)
-        self.kinds.append("sampled")
         self.text += self.vocabulary.texts[token_id]
-        inner = matcher.inner
-        is_over = num_tokens + 1 >= self.budget.max_tokens or inner.is_stopped()
-        if is_over or (self.spec.jump_forward and inner.compute_ff_tokens()):
-            return self._follow([token_id], replaced=False)
-        return Accepted([token_id], False, False)
+        way = self._way
+        if way and way[0] == token_id:
+            self._way = way[1:]
+        is_finished = matcher.is_finished
+        forced = matcher.forced() if self.spec.jump_forward and not is_finished else []
+        if is_finished or forced:
+            return self._follow([token_id], replaced=False, forced=forced)
+        return GOES_ON
 
     @property
     def _steers(self) -> bool:
@@ -241,12 +245,17 @@ class Session:
         if self.spec.kind == "free" and len(self.text) >= self._heals:
             self._is_released = True
             return Accepted([token_id], False, len(self.token_ids) >= self.budget.max_tokens)
-        if not self._is_plain:
+        if self._is_plain:
+            self._note_far()
+        else:
             self._note_plain()
         return self._follow([token_id], replaced=False)
 
-    def _follow(self, token_ids: list[int], *, replaced: bool) -> Accepted:
-        """Append the tokens that are forced after ``token_ids``, which were appended."""
+    def _follow(
+        self, token_ids: list[int], *, replaced: bool, forced: list[int] | None = None
+    ) -> Accepted:
+        """Append the tokens that are forced after ``token_ids``, which were appended; ``forced``
+        where they are known."""
         if self.matcher.is_finished:
             return Accepted(token_ids, replaced, True)
         closed = self._close_field()
@@ -255,7 +264,7 @@ class Session:
             if self.matcher.is_finished:
                 return Accepted(token_ids, replaced, True)
         if self.spec.jump_forward and not self.exclusion:
-            forced = self._forced()
+            forced = self._take_forced(self.matcher.forced() if forced is None else forced)
             for token_id in forced:
                 self._append(token_id, "forced")
             token_ids = token_ids + forced
@@ -269,12 +278,11 @@ class Session:
             )
         return Accepted(token_ids, replaced, is_over)
 
-    def _forced(self) -> list[int]:
+    def _take_forced(self, forced: list[int]) -> list[int]:
         """Accept and return the forced tokens, as many as the budget allows."""
-        forced = self.matcher.forced() if self.token_ids else list(self.compiled.opening)
+        if not self.token_ids:
+            forced = list(self.compiled.opening)
         forced = forced[: self.budget.max_tokens - len(self.token_ids)]
-        if self._counter is not None and self.compiled.limits:
-            return []  # a limit that is counted may forbid what the grammar forces
         if forced and not self.matcher.try_advance(forced):
             return []
         if forced and self._way is not None and self._way[: len(forced)] == forced:
@@ -287,7 +295,8 @@ class Session:
         """Note a token that the matcher has accepted."""
         piece = self.vocabulary.texts[token_id]
         self.token_ids.append(token_id)
-        self.kinds.append(kind)
+        if kind == "forced":
+            self.forced_at.append(len(self.token_ids) - 1)
         self.text += piece
         if self.spec.marks:
             allowed = self.allowed if kind in ("sampled", "healed") else 1
@@ -319,7 +328,7 @@ class Session:
     @property
     def num_forced(self) -> int:
         """Tokens that were appended without sampling because no other was possible."""
-        return self.kinds.count("forced")
+        return len(self.forced_at)
 
     def exclude(self, text: bytes, start: LlguidanceMatcher) -> bool:
         """Exclude texts that begin with a JSON value; False when the constraint has no other.
@@ -367,7 +376,8 @@ class Session:
             raise GrammarError("the text that is kept is not the constraint's")
         self.matcher = start
         self.token_ids = kept
-        del self.marks[len(kept) :], self.kinds[len(kept) :]
+        del self.marks[len(kept) :]
+        self.forced_at = [at for at in self.forced_at if at < len(kept)]
         self._way, self._field = None, None
         if self._at is not None:
             self._at = JsonPath()

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from radixrt.runtime.frontend.tool_calls import FORMATS, TOOL_MARKS, ToolFormat, find_calls
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.lark import json_rule, literal
 from radixrt.runtime.grammar.llguidance import json_blanks
 from radixrt.runtime.grammar.normalise import normalise
+from radixrt.runtime.grammar.tool_calls import FORMATS, TOOL_MARKS, ToolFormat, find_calls
 from radixrt.runtime.grammar.validate import Failure, FinalValidator
 from radixrt.runtime.grammar.vocabulary import Vocabulary
 

@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.runtime.grammar.string_tokens import StringTokens
+
 Int32 = NDArray[np.int32]
 
 
@@ -39,6 +41,7 @@ class Vocabulary:
     def build_look_ups(self) -> None:
         """Build the look-ups that searches use now, not when they are first used."""
         _ = self.first_byte, self.lengths, self.closers, self.json_probes, self.single_bytes
+        _ = self.strings.effect(0), self.strings.opening, self.strings.reopening
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
         """Return the bytes of tokens."""
@@ -83,14 +86,9 @@ class Vocabulary:
         return np.array([len(text) for text in self.texts], np.int16)
 
     @cached_property
-    def string_units(self) -> NDArray[np.int16]:
-        """How many characters of a JSON string a token adds at most before a quote ends it: every
-        byte that begins a character, an escape counted in full."""
-        counts = np.zeros(len(self.texts), np.int16)
-        for token_id, text in enumerate(self.texts):
-            inside = text.split(b'"', 1)[0]
-            counts[token_id] = sum((byte & 0xC0) != 0x80 for byte in inside)
-        return counts
+    def strings(self) -> StringTokens:
+        """What tokens add to the strings of JSON."""
+        return StringTokens(self.texts)
 
     @cached_property
     def closers(self) -> Int32:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from radixrt.runtime.attention.base import AttentionBackend
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.model.config import ModelConfig
 from radixrt.runtime.model.rope import RopeSpec, cos_sin_table
 from radixrt.runtime.model.weights import WeightSource

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from radixrt.runtime.forward.sampler import SamplingRows, sample
+from radixrt.runtime.ops.sampler import SamplingRows, sample
 
 
 class Ops(Protocol):

@@ -20,8 +20,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.device import num_processors
 
-MAX_ROWS = 64
-"""More rows than this are bound by arithmetic: they go to the vendor's library."""
+MAX_ROWS = 32
+"""More rows than this go to the vendor's library, which is as fast from there on."""
 
 PREFETCH_BYTES = 16 << 10
 """Weights that a program asks for before it may read x."""
@@ -156,7 +156,6 @@ class FewRows:
             and width % 128 == 0
             and weight.shape[1] % 128 == 0
             and weight.is_contiguous()
-            and (not gated or rows <= MAX_ROWS // 2)
         )
 
     def __call__(
@@ -166,7 +165,7 @@ class FewRows:
         first, ``act(gate) * up`` [T, F]."""
         rows, inner = x.shape
         width = weight.shape[0] // (2 if act else 1)
-        cut = self._cut(rows, width, inner, gated=bool(act))
+        cut = self._cut(width, inner, gated=bool(act))
         padded = max(16, triton.next_power_of_2(rows))
         out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
         _product[(width // cut.block_n, cut.split)](
@@ -194,12 +193,12 @@ class FewRows:
         )
         return out
 
-    def _cut(self, rows: int, width: int, inner: int, *, gated: bool) -> _Cut:
+    def _cut(self, width: int, inner: int, *, gated: bool) -> _Cut:
         tiles = width // 64
         if gated:
-            return _Cut(64, 64, 1, 5 if rows <= 32 else 4, 4)
+            return _Cut(64, 64, 1, 5, 4)
         if tiles >= 8 * self._num_processors:
-            return _Cut(128, 128 if rows <= 64 else 64, 1, 4, 4)
+            return _Cut(128, 128, 1, 4, 4)
         split = 1
         while tiles * split * 2 <= 2 * self._num_processors and split < 8:
             split *= 2

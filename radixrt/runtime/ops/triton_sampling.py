@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from radixrt.runtime.forward.sampler import SamplingRows
+from radixrt.runtime.ops.sampler import SamplingRows
 
 BLOCK = 8192
 

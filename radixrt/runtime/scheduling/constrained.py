@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from radixrt.runtime.grammar.base import GrammarError
-from radixrt.runtime.grammar.session import Accepted, Session
+from radixrt.runtime.grammar.session import GOES_ON, Accepted, Session
 from radixrt.runtime.scheduling.plan import StepResult
 from radixrt.runtime.scheduling.request import Request
 from radixrt.runtime.scheduling.slots import PLACEHOLDER, SlotTable
@@ -65,12 +65,12 @@ class ConstrainedRows:
             except GrammarError as error:
                 self._end(request, "failed", str(error), "constraint")
                 continue
-            if accepted is not None and not accepted.is_over and len(accepted.token_ids) == 1:
-                # The usual case: the token takes the place that was kept for it.
+            if accepted is GOES_ON:
+                # The token takes the place that was kept for it.
                 plain_rows.append(at)
                 plain_ids.append(token_id)
                 request.completion += 1
-                logprob = result.logprobs.get(row.sample)
+                logprob = result.logprobs.get(row.sample) if request.sampling.logprobs else None
                 sampled.append(
                     Sampled(
                         request.id,

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.cache.host import PageLoad
-from radixrt.runtime.engine.metrics import Metrics
 from radixrt.runtime.scheduling.admission import MAX_REFUSALS, Admission
 from radixrt.runtime.scheduling.constrained import ConstrainedRow, ConstrainedRows
 from radixrt.runtime.scheduling.deadlines import Deadlines
 from radixrt.runtime.scheduling.kv import KvSpace
+from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.scheduling.queue import WaitingQueue
 from radixrt.runtime.scheduling.request import Reason, Request
@@ -31,9 +31,10 @@ MAX_FETCHES = 3
 class Limits:
     """Bounds of one step: new tokens, and wanted logits.
 
-    ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound), but
-    leaves prompts at least half of it: who decodes waits for the whole step, and beyond what
-    makes a device bound by arithmetic a longer step computes no more a second.
+    ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound): who
+    decodes waits for the whole step, and beyond what makes a device bound by arithmetic a longer
+    step computes no more a second. Prompts get an eighth of it at least, and a token for every four
+    that decode, so that many decodes cannot starve them.
     """
 
     max_step_tokens: int
@@ -176,7 +177,7 @@ class Scheduler:
         if not num_decodes or not limits.mixed_step_tokens:
             return room
         mixed = limits.mixed_step_tokens
-        return min(room, max(mixed - num_decodes, mixed // 2))
+        return min(room, max(mixed - num_decodes, mixed // 8, num_decodes // 4))
 
     def _rows_to_compute(self) -> tuple[Int32, Int32]:
         slots = self.slots

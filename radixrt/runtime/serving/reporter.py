@@ -54,7 +54,7 @@ class Reporter:
             details = [text, *(f"{key} {value}" for key, value in fields.items())]
             told = ", ".join(detail for detail in details if detail)
             seconds = time.monotonic() - self._began
-            self._write(f"radixrt {seconds:7.2f} s  {name}: {told}")
+            self._write(f"radixrt {seconds:7.2f} s  {name}{': ' if told else ''}{told}")
 
     def progress(self, progress: Progress) -> None:
         """Write a phase of the engine's start, which goes on until the next event."""

@@ -17,15 +17,15 @@ from radixrt.config import RuntimeConfig
 from radixrt.errors import EngineFault, ProtocolError
 from radixrt.protocol import Goodbye, Message, ToClient, decode, encode
 from radixrt.runtime.channel import has_message
-from radixrt.runtime.frontend.chat import load_chat_format
-from radixrt.runtime.frontend.frontend import Frontend
-from radixrt.runtime.frontend.sessions import PING_INTERVAL_S
-from radixrt.runtime.serving.endpoints import (
+from radixrt.runtime.endpoints import (
     ClientSocket,
     ServerCurve,
     check_endpoint,
     private_directory,
 )
+from radixrt.runtime.frontend.chat import load_chat_format
+from radixrt.runtime.frontend.frontend import Frontend
+from radixrt.runtime.frontend.sessions import PING_INTERVAL_S
 from radixrt.runtime.serving.gateway_process import GatewayProcess, HttpService
 from radixrt.runtime.serving.lobby import Lobby
 from radixrt.runtime.serving.reporter import Reporter
@@ -97,7 +97,8 @@ class Server:
         os.set_blocking(self._wake_write, False)
 
     def stop(self) -> None:
-        """Drain and end; a second time: end now. Safe in signal handlers and from other threads."""
+        """Drain and end; a second time: end now, with an error for what runs; a third time: wait
+        for nobody to read it. Safe in signal handlers and from other threads."""
         self._num_stop_signals += 1
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
@@ -231,10 +232,13 @@ class Server:
 
     def _end_gateway(self, gateway: GatewayProcess) -> None:
         """Let the HTTP process hand over its answers, to slow readers too, as long as the drain
-        lasts; a second stop signal ends it at once."""
+        lasts; after a second stop signal within ``FAREWELL_S``."""
         gateway.terminate()
-        until = max(self._drain_until or 0.0, time.monotonic() + FAREWELL_S)
-        while gateway.is_running and self._num_stop_signals < 2 and time.monotonic() < until:
+        farewell = time.monotonic() + FAREWELL_S
+        while gateway.is_running and self._num_stop_signals < 3:
+            drained = 0.0 if self._num_stop_signals > 1 else self._drain_until or 0.0
+            if time.monotonic() >= max(farewell, drained):
+                break
             time.sleep(EXIT_POLL_S)
         gateway.stop(0.0)
 
@@ -242,13 +246,13 @@ class Server:
         """Keep the clients' sockets open until each of them has answered the goodbye.
 
         A client that writes to a closed connection loses what it has not read yet, its last
-        replies among it. Bounded by ``FAREWELL_S``; a second stop signal skips it.
+        replies among it. Bounded by ``FAREWELL_S``; a third stop signal skips it.
         """
         poller = zmq.Poller()
         for clients in self._clients:
             poller.register(clients.router, zmq.POLLIN)
         until = time.monotonic() + FAREWELL_S
-        while client_ids and self._num_stop_signals < 2:
+        while client_ids and self._num_stop_signals < 3:
             left_s = until - time.monotonic()
             ready = dict(poller.poll(int(left_s * 1000) + 1)) if left_s > 0 else {}
             if not ready:

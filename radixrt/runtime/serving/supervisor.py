@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from radixrt.config import RuntimeConfig
+from radixrt.errors import RadixError
 from radixrt.runtime.channel import ZmqEngineChannel, engine_socket, has_message
 from radixrt.runtime.wire import (
     EngineFailed,
@@ -147,7 +148,11 @@ def run_engine(endpoint: str) -> int:
     try:
         # By name: this file belongs to the frontend's process too, which has no torch.
         assemble = importlib.import_module("radixrt.runtime.engine.assemble")
-        loop = assemble.build_loop(config, channel)
+        try:
+            loop = assemble.build_loop(config, channel)
+        except RadixError as error:  # for its user to mend: the message says it all
+            channel.send([EngineFailed(None, "engine_fault", str(error))])
+            return 1
         # What exists now stays; a full collection need not walk it again and again.
         gc.freeze()
         loop.run()

@@ -9,7 +9,7 @@ from shared_prefix_batches import random_inputs, shared_prefix_batch
 from radixrt.runtime.attention.base import AttentionSpec
 from radixrt.runtime.attention.reference import ReferenceAttention
 from radixrt.runtime.attention.split import SplitAttention
-from radixrt.runtime.forward.batch import ForwardBatch
+from radixrt.runtime.batch import ForwardBatch
 
 
 class Recording(ReferenceAttention):

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from paged_runs import make_batch
 from shared_prefix_batches import random_inputs, shared_prefix_batch
 
 from radixrt.runtime.attention.base import AttentionSpec
@@ -54,6 +55,33 @@ def test_results_are_those_of_the_reference(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ours.plan(batch)
+        got = ours.run(0, *inputs)
+    torch.testing.assert_close(got, reference.run(0, *inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 63, 700, 3000])
+def test_a_lone_token_of_any_length_has_the_reference_s_result_in_memory_of_a_fixed_size(
+    length: int,
+) -> None:
+    """Its tiles have a shape of their own; a recorded graph of one token takes all lengths."""
+    layer = spec(8, 2, 64, 0, 0.0)
+    num_pages = -(-length // 16)
+    batch = make_batch([1], [length], [list(range(1, num_pages + 1))], 16, device=DEVICE)
+    inputs = [t.to(DEVICE) for t in random_inputs(layer, batch, num_pages + 1, 16)]
+    reference = ReferenceAttention([layer], 16)
+    reference.plan(batch)
+    ours = TritonAttention([layer], 16, DEVICE)
+    room, partials = ours.room(1, 200, 201), ours.num_partials(1)
+    arrays = ours.arrays(
+        batch.query_start_host, batch.kv_lens_host, batch.page_table_host, partials
+    )
+    assert arrays is not None
+    tensors = [torch.zeros(r.shape, dtype=torch.int32, device=DEVICE) for r in room]
+    for tensor, array in zip(tensors, arrays, strict=True):
+        tensor[: len(array)] = torch.from_numpy(array)
+    ours.bind(tensors, partials, batch.positions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         got = ours.run(0, *inputs)
     torch.testing.assert_close(got, reference.run(0, *inputs), rtol=1e-4, atol=1e-5)
 

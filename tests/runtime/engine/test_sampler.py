@@ -11,8 +11,8 @@ from engine_harness import params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radixrt.runtime.forward import sampler
-from radixrt.runtime.forward.sampler import (
+from radixrt.runtime.ops import sampler
+from radixrt.runtime.ops.sampler import (
     SamplingRows,
     apply_edits,
     edits_of,

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import zmq.auth
 from runtime_process import RuntimeProcess, ask, hello, receive_until, serving
 
 from radixrt.config import RuntimeConfig
-from radixrt.errors import ConfigError, RuntimeUnavailable, TransportError
+from radixrt.curve import ClientCurve
+from radixrt.errors import ConfigError, KeysRefused, TransportError
 from radixrt.protocol import (
     Append,
     Failed,
@@ -34,9 +36,9 @@ from radixrt.protocol import (
     decode,
     encode,
 )
-from radixrt.runtime.serving.endpoints import ServerCurve, check_endpoint, read_allowed
+from radixrt.runtime.endpoints import ServerCurve, check_endpoint, read_allowed
 from radixrt.runtime.serving.server import Server
-from radixrt.transport import ClientCurve, Transport, ZmqTransport
+from radixrt.transport import Transport, ZmqTransport
 
 
 @pytest.fixture(scope="module")
@@ -240,11 +242,14 @@ def test_tcp_is_for_clients_with_an_allowed_key(model_directory: Path, tmp_path:
         friend = ZmqTransport(runtime.endpoint, curve=curve("friend"))
         assert hello(friend).model.vocab_size > 0
         friend.close()
-        for keys_of_caller in (curve("stranger"), None):
-            other = ZmqTransport(runtime.endpoint, timeout_s=0.5, curve=keys_of_caller)
-            other.send([Hello()])
-            with pytest.raises(RuntimeUnavailable):
-                receive_until(other, bool, timeout_s=5)
+        for keys_of_caller, said in (
+            (curve("stranger"), "does not know the client key"),
+            (None, "give server_key and client_key"),
+            (replace(curve("friend"), server_public=curve("stranger").public), "server_key is not"),
+        ):
+            other = ZmqTransport(runtime.endpoint, timeout_s=60.0, curve=keys_of_caller)
+            with pytest.raises(KeysRefused, match=said):
+                receive_until(other, bool)
             other.close()
 
 

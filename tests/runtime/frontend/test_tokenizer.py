@@ -65,6 +65,14 @@ def test_blocks_of_tokens_give_the_text_that_they_give_one_by_one(
     assert by_block.text == by_token.text
 
 
+def test_text_goes_on_behind_a_character_that_the_context_began(sentencepiece: Tokenizer) -> None:
+    first, *rest = [sentencepiece._id_of(f"<0x{byte:02X}>") for byte in "\x80\0a".encode()]
+    detokenizer = Detokenizer(sentencepiece, [first])
+    for token_id in rest:
+        detokenizer.push(token_id)
+    assert detokenizer.text == "\x80\0a"
+
+
 @settings(max_examples=100, deadline=None)
 @given(text=texts, data=st.data())
 def test_the_tokens_within_a_length_spell_no_more_than_it(

@@ -11,13 +11,13 @@ import pytest
 import regex
 from grammar_walks import session_of, walk
 
-from radixrt.runtime.frontend.tool_calls import FORMATS, find_calls, format_of_template
 from radixrt.runtime.grammar.base import GrammarError
 from radixrt.runtime.grammar.closing import shortest_close
 from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import locate
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, regex_grammar
-from radixrt.runtime.grammar.session import Session
+from radixrt.runtime.grammar.session import GOES_ON, Accepted, Session
+from radixrt.runtime.grammar.tool_calls import FORMATS, find_calls, format_of_template
 from radixrt.runtime.grammar.validate import Failure
 from radixrt.runtime.grammar.vocabulary import allowed_ids
 from radixrt.runtime.wire import FieldParams, GrammarSpec
@@ -99,8 +99,8 @@ def test_forced_tokens_are_spelled_as_the_tokenizer_does(engine: LlguidanceEngin
     session = session_of(engine, GrammarSpec("json_schema", json.dumps(schema), "valid"))
     walk(session, np.random.default_rng(0))
     run: list[int] = []
-    for token, kind in zip(session.token_ids, session.kinds, strict=True):
-        if kind == "forced":
+    for at, token in enumerate(session.token_ids):
+        if at in session.forced_at:
             run.append(token)
         elif run:
             assert engine.vocabulary.encode(engine.vocabulary.decode(run)) == run
@@ -289,7 +289,7 @@ def test_a_value_that_failed_is_generated_again_without_it(engine: LlguidanceEng
             start, end = locate(text).spans["b",]
             kept = session.rewind(session.matcher.restarted(), Failure(("b",), start, end, ""))
             assert session.text.decode().startswith('{"a":"x"')
-            assert kept == len(session.token_ids) == len(session.kinds)
+            assert kept == len(session.token_ids)
             is_over = False
             rng = np.random.default_rng(seed)
             while not is_over:
@@ -387,8 +387,10 @@ def test_the_short_way_for_a_plain_token_ends_where_the_long_one_does(
             plain = quick.accept_plain(token)
             num_plain += plain is not None
             accepted = plain if plain is not None else quick.accept(token, 0.0, 0.0)
+            if accepted is GOES_ON:
+                accepted = Accepted([token], False, False)
             assert slow.accept(token, 0.0, 0.0) == accepted
-            assert (quick.token_ids, quick.kinds) == (slow.token_ids, slow.kinds)
+            assert (quick.token_ids, quick.forced_at) == (slow.token_ids, slow.forced_at)
         assert quick.text == slow.text
     assert num_plain > 100
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from radixrt.runtime.forward.sampler import SamplingRows
 from radixrt.runtime.ops.reference import ReferenceOps
+from radixrt.runtime.ops.sampler import SamplingRows
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -54,7 +54,7 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert float(error) < 1e-2
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16, 40, 64] if ON_GPU else [1, 3, 40])
+@pytest.mark.parametrize("rows", [1, 3, 16, 32] if ON_GPU else [1, 3, 24])
 @pytest.mark.parametrize(
     ("width", "inner"),
     [(128, 256), (384, 1024), (4096, 4096), (24576, 512)] if ON_GPU else [(128, 256), (128, 2048)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,11 @@ class Masks(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """Masks that a thread may still be writing. Until then nobody touches the matchers."""
+    """Masks that threads are writing. Until ``future`` is done nobody touches the matchers."""
 
     masks: Masks
     requests: list[Request]
-    future: Future[None] | None
+    future: Future[None]
 
 
 class MaskFiller:
@@ -41,9 +42,8 @@ class MaskFiller:
         self.seconds = 0.0
         """How long filling masks has kept the loop waiting."""
 
-    def begin(self, plan: Plan, *, aside: bool) -> Filling | None:
-        """Start to fill; None when no row needs a mask. ``aside``: on a thread, while the caller
-        goes on."""
+    def begin(self, plan: Plan) -> Filling | None:
+        """Start to fill, on threads while the caller goes on; None when no row needs a mask."""
         slots = self._slots
         sampling = plan.slots[plan.sample_rows]
         is_open = slots.tokens[sampling, plan.ends[plan.sample_rows]] == PLACEHOLDER
@@ -67,12 +67,11 @@ class MaskFiller:
         if not rows:
             return None
         bitmask = np.empty((len(rows), self._mask_len), np.int32)
+        begun = Event()
         fill = matchers[0].fill_batch
-        future = self._thread.submit(fill, matchers, bitmask) if aside else None
-        if future is None:
-            began = time.perf_counter()
-            fill(matchers, bitmask)
-            self.seconds += time.perf_counter() - began
+        future = self._thread.submit(lambda: fill(matchers, bitmask, begun.set))
+        # Else the thread would get the interpreter lock only when the caller has nothing to do.
+        begun.wait()
         return Filling(Masks(np.array(rows, np.int64), bitmask), requests, future)
 
     def finish(self, filling: Filling | None, fail: Callable[[Request, str], None]) -> Masks | None:
@@ -80,10 +79,9 @@ class MaskFiller:
         through ``fail``, and masks nothing."""
         if filling is None:
             return None
-        if filling.future is not None:
-            began = time.perf_counter()
-            filling.future.result()
-            self.seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        filling.future.result()
+        self.seconds += time.perf_counter() - began
         for row, request in zip(filling.masks.bitmask, filling.requests, strict=True):
             session = request.session
             if session is None or session.is_mask_complete or request.reason is not None:
