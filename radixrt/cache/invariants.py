@@ -19,6 +19,7 @@ def check_tree(tree: Tree) -> None:
         assert not root.pages
         assert root.key.decode("utf-8") == namespace
         assert root.children or root.locks, "an empty unlocked root stays behind"
+        _check_shortcuts(tree, root)
         stack: list[Node] = [root]
         while stack:
             node = stack.pop()
@@ -33,6 +34,15 @@ def check_tree(tree: Tree) -> None:
     _check_pages(tree, np.concatenate(owned) if owned else np.zeros(0, np.int32))
     assert tree.num_locked == num_locked, f"{tree.num_locked} locked pages, {num_locked} counted"
     assert len(tree.order) == num_leaves, "the eviction order holds others than unlocked leaves"
+
+
+def _check_shortcuts(tree: Tree, root: Node) -> None:
+    for key in tree.search.shortcuts.keys(root):
+        line, node = b"", tree.search.shortcuts.find(root, key)
+        while node.parent is not None:
+            line, node = bytes(node.key) + line, node.parent
+        assert node is root, "a shortcut into another namespace"
+        assert key.startswith(line), "a shortcut to other tokens"
 
 
 def _check_run(tree: Tree, node: Node) -> None:

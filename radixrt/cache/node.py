@@ -24,7 +24,8 @@ class Node:
 
     ``key``       the run's tokens as ``encode`` writes them
     ``pages``     its page numbers, native int32; owned by the tree
-    ``end``       bytes of key from the root to the run's end; of a root 0
+    ``end``       bytes of key from the root to the run's end; of a root 0, of a node that has left
+                  the tree to where its run began
     ``least_end`` where the run ended after it had been cut most: what is behind it may have been
                   something else before
     ``children``  the runs that continue it, by their first page of key (a partial page: all of it)

@@ -59,10 +59,11 @@ class Shortcuts:
         )
         while node.parent is not None:
             agreed = min(agreed, node.least_end)
-            if node.end <= agreed and self._is_in_tree(node):
-                return node
-            # What has left the tree agreed up to its start at least, as its ancestors do.
-            agreed = min(agreed, node.end - len(node.key))
+            if node.end <= agreed:
+                # The tokens of its own run are at hand: they have the last word.
+                if self._is_in_tree(node) and key.startswith(node.key, node.end - len(node.key)):
+                    return node
+                agreed = node.end  # where its run began, before which nothing of it says more
             node = node.parent
         return root
 
@@ -87,10 +88,10 @@ class Shortcuts:
             _, gone = self._ways.popitem(last=False)
             self._num_bytes -= sum(len(old.key) for old in gone)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._ways.clear()
-        self._num_bytes = 0
+    def keys(self, root: Node) -> list[bytes]:
+        """Return the prefixes below ``root`` that have a shortcut, for checks."""
+        of_root = [ways for (serial, _), ways in self._ways.items() if serial == root.serial]
+        return [way.key for ways in of_root for way in ways]
 
     def _is_in_tree(self, node: Node) -> bool:
         parent = node.parent

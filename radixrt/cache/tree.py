@@ -388,6 +388,7 @@ class Tree:
         child.uses = node.uses + child.uses
         if node.held_until > child.held_until:
             child.held_until, child.priority = node.held_until, node.priority
+        node.end -= len(node.key)
         node.key += child.key
         node.pages += child.pages
         child.key, child.pages, child.parent = node.key, node.pages, parent
