@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from radixrt.errors import ConfigError
+from radixrt.runtime.host import (
+    MemoryInfo,
+    host_memory,
+    num_cores,
+    peak_host_memory,
+    resident_memory,
+)
 
 DTYPES = {
     "float32": torch.float32,
@@ -30,17 +34,6 @@ _TORCH_TYPES = {
 """Types that ``upload`` moves, by numpy's names."""
 
 HUGE_PAGE = 2 << 20
-
-PROC = Path("/proc")
-CGROUP = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryInfo:
-    """Bytes of a device's memory: what there is, and what can still be allocated."""
-
-    total: int
-    available: int
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -90,33 +83,6 @@ def memory_info(device: torch.device) -> MemoryInfo:
     return host_memory()
 
 
-def host_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryInfo:
-    """Return the host's memory from /proc/meminfo, cut to the control groups' limits (v1 and v2).
-
-    What the page cache holds counts as available.
-    """
-    meminfo = {}
-    for line in (proc / "meminfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        meminfo[key] = int(value.split()[0]) * 1024
-    total, available = meminfo["MemTotal"], meminfo["MemAvailable"]
-    for folder, limit_name, usage_name in _memory_cgroups(proc, cgroup):
-        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
-        if limit is None or usage is None or limit >= meminfo["MemTotal"]:
-            continue
-        total = min(total, limit)
-        available = min(available, max(0, limit - usage + _page_cache(folder)))
-    return MemoryInfo(total, available)
-
-
-def peak_host_memory() -> int:
-    """Return the most bytes this process has had resident since it started."""
-    for line in (PROC / "self" / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement for ``peak_memory``; does nothing on a CPU."""
     if device.type == "cuda":
@@ -134,8 +100,7 @@ def allocated_memory(device: torch.device) -> int:
     """Return the bytes that torch has allocated on a CUDA device, or that we have resident."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    pages = int((PROC / "self" / "statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return resident_memory()
 
 
 def used_memory(device: torch.device) -> int:
@@ -442,63 +407,8 @@ def has_dependent_launch(device: torch.device) -> bool:
     )
 
 
-def num_cores(cgroup: Path = CGROUP) -> int:
-    """Return the cores this process may use: its affinity, cut to the v2 control group's quota."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    if quota == "max":
-        return cores
-    return max(1, min(cores, -(-int(quota) // int(period))))
-
-
 def set_num_threads(count: int | None = None) -> int:
     """Let torch's CPU operations use ``count`` threads, all our cores by default; return it."""
     count = count or num_cores()
     torch.set_num_threads(count)
     return count
-
-
-def _memory_cgroups(proc: Path, cgroup: Path) -> list[tuple[Path, str, str]]:
-    """Return (folder, limit's file, usage's file) of our control group and those around it."""
-    found = []
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, names = cgroup, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root = cgroup / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        # In a container the path may be the host's, while what we see starts at our own group.
-        inner = root / path.lstrip("/")
-        while inner != root and root in inner.parents:
-            found.append((inner, *names))
-            inner = inner.parent
-        found.append((root, *names))
-    return found
-
-
-def _page_cache(folder: Path) -> int:
-    """Return the bytes of a control group that are file pages and can be dropped."""
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    stat = dict(line.split(" ", 1) for line in lines if " " in line)
-    prefix = "total_" if "total_inactive_file" in stat else ""
-    return sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None

@@ -8,14 +8,8 @@ import pytest
 import torch
 
 from radixrt.errors import ConfigError
-from radixrt.runtime.device import (
-    MemoryInfo,
-    choose_device,
-    choose_dtype,
-    host_memory,
-    memory_info,
-    num_cores,
-)
+from radixrt.runtime.device import choose_device, choose_dtype, memory_info
+from radixrt.runtime.host import MemoryInfo, host_memory, num_cores
 
 CPU = torch.device("cpu")
 MEMINFO = "MemTotal:       1000 kB\nMemFree:  10 kB\nMemAvailable:    800 kB\n"

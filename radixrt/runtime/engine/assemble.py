@@ -30,6 +30,7 @@ from radixrt.runtime.engine.snapshots import Snapshots
 from radixrt.runtime.engine.tiers import build_tiers, layout_of, page_bytes, tiers_of
 from radixrt.runtime.forward.engine import Engine
 from radixrt.runtime.forward.graph import StepGraphs, graph_sizes
+from radixrt.runtime.host import num_cores
 from radixrt.runtime.model.config import ModelConfig, read_config
 from radixrt.runtime.model.decoder import CausalLM
 from radixrt.runtime.model.loader import load_model
@@ -86,7 +87,7 @@ def build_loop(config: RuntimeConfig, channel: EngineChannel) -> EngineLoop:
     attention, attention_why = choose_attention(
         config.attention, model_config.attention, config.page_size, device, dtype
     )
-    if device.type == "cpu" and torch.get_num_threads() > devices.num_cores():
+    if device.type == "cpu" and torch.get_num_threads() > num_cores():
         devices.set_num_threads()  # torch counts the machine's cores, not the container's
 
     progress("weights", f"{config.model_path.name} on {devices.describe(device)}")
@@ -297,13 +298,13 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
     except ImportError as error:
         log.warning("constraints are not available: %s", error)
         return None
-    num_cores = devices.num_cores()
+    cores = num_cores()
     return GrammarService(
         lambda: LlguidanceEngine(
-            tokenizer_file, model.vocab_size, model.eos_token_ids, min(num_cores, MASK_THREADS)
+            tokenizer_file, model.vocab_size, model.eos_token_ids, min(cores, MASK_THREADS)
         ),
         judges=Judges(tokenizer_file, model.vocab_size, tuple(model.eos_token_ids)),
-        num_threads=max(1, min(num_cores // 2, COMPILE_THREADS)),
+        num_threads=max(1, min(cores // 2, COMPILE_THREADS)),
     )
 
 

@@ -17,11 +17,11 @@ import torch
 from radixrt.config import RuntimeConfig
 from radixrt.errors import ConfigError
 from radixrt.runtime import device as devices
-from radixrt.runtime.device import MemoryInfo
 from radixrt.runtime.engine.assemble import GRAPH_BYTES, MORE_LOGITS_ROWS, with_context
 from radixrt.runtime.engine.memory import MemoryPlan, bytes_per_page, plan_memory
 from radixrt.runtime.engine.tiers import host_bytes
 from radixrt.runtime.forward.graph import graph_sizes
+from radixrt.runtime.host import MemoryInfo
 from radixrt.runtime.model.config import ModelConfig
 from radixrt.runtime.model.decoder import weight_shapes
 

@@ -11,6 +11,7 @@ import torch
 from radixrt.config import RuntimeConfig, parse_memory
 from radixrt.errors import ConfigError
 from radixrt.runtime import device as devices
+from radixrt.runtime.host import MemoryInfo
 from radixrt.runtime.model.config import ModelConfig
 
 AUTO_GPU_SHARE = 0.9
@@ -61,7 +62,7 @@ def plan_memory(
     *,
     dtype: torch.dtype,
     is_gpu: bool,
-    before: devices.MemoryInfo,
+    before: MemoryInfo,
     weights: int,
     step: int,
     used: int = 0,

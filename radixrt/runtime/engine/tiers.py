@@ -16,7 +16,7 @@ from radixrt.cache.records import Layout
 from radixrt.cache.tier_policy import TierPolicy
 from radixrt.config import RuntimeConfig, parse_size
 from radixrt.errors import ConfigError
-from radixrt.runtime import device as devices
+from radixrt.runtime.host import host_memory
 from radixrt.runtime.transfer import choose_mover
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def host_bytes(config: RuntimeConfig, device_type: str) -> int:
     if config.host_memory != "auto":
         return parse_size("host_memory", config.host_memory)
     if device_type == "cuda":
-        return min(AUTO_GPU_BYTES, devices.host_memory().available // AUTO_GPU_SHARE)
+        return min(AUTO_GPU_BYTES, host_memory().available // AUTO_GPU_SHARE)
     return AUTO_CPU_BYTES if config.disk or config.remote else 0
 
 

@@ -12,9 +12,9 @@ from tiny_models import save_tiny
 
 from radixrt.config import RuntimeConfig
 from radixrt.errors import ConfigError
-from radixrt.runtime.device import MemoryInfo
 from radixrt.runtime.engine.assemble import build_loop
 from radixrt.runtime.engine.memory import bytes_per_page, plan_memory
+from radixrt.runtime.host import MemoryInfo
 from radixrt.runtime.model.config import ModelConfig, read_config
 from radixrt.runtime.wire import Done, Progress, Ready, Run, Shutdown, pack_ids
 
