@@ -48,6 +48,7 @@ IDLE_WAIT_S = 0.5
 
 TRANSFER_WAIT_S = 0.001
 """The same while copies between the tiers are under way."""
+
 GRAMMAR_WAIT_S = 0.0005
 """The same while a constraint is being compiled or validated by a thread."""
 
@@ -87,7 +88,6 @@ class EngineLoop:
         self.channel = channel
         self.snapshots = snapshots
         self._events = events
-        self._vocab_size = vocab_size
         self._masks = MaskFiller(scheduler.slots, vocab_size)
         self._inspector = Inspector(scheduler, calls.namespace)
         self._overlap = overlap
