@@ -69,6 +69,8 @@ def _tile_arrays(tiles: Tiles) -> tuple[Int32, ...]:
     return tiles.tokens, tiles.page, tiles.kv_start, tiles.kv_end, tiles.partial, tiles.share_start
 
 
+import os
+MERGE=int(os.environ.get('MERGE','0'))
 NUM_ARRAYS = 16
 
 
@@ -303,7 +305,7 @@ class TritonAttention:
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=dim_pad,
                 PIECES=MERGE_PIECES,
-                EARLY=plan.tiles(0)[0].shape[0] <= shares[0] + 2,
+                EARLY=MERGE or int(plan.tiles(0)[0].shape[0] <= shares[0] + 2),
                 num_warps=1,
                 **self._launch,
             )

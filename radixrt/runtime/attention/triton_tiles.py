@@ -159,10 +159,12 @@ def merge_partials(
     # Whoever follows is started early only after tiles that did not fill the processors: the
     # registers that these programs hold while they wait would keep a part of a next launch that
     # does for a second round.
-    if DEPENDENT and EARLY:
+    if DEPENDENT and (EARLY == 1):
         gdc_launch_dependents()
     if DEPENDENT:
         gdc_wait()
+    if DEPENDENT and (EARLY == 2):
+        gdc_launch_dependents()
     dims = tl.arange(0, DIM_PAD)
     inside = dims < HEAD_DIM
     for item in range(tl.program_id(0), tl.load(num_merges) * NUM_HEADS, tl.num_programs(0)):

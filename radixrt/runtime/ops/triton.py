@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+import os
+NORM=int(os.environ.get('NORM','0'));ROPE=int(os.environ.get('ROPE','0'))
 
 from radixrt.runtime.device import has_dependent_launch
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.ops.sampler import SamplingRows
-from radixrt.runtime.ops.triton_linear import FewRows
+from radixrt.runtime.ops import triton_linear
 from radixrt.runtime.ops.triton_sampling import sample_rows
 
 
@@ -27,7 +30,14 @@ def _rms_norm(
     BLOCK: tl.constexpr,
     ADD_ONE: tl.constexpr,
     ADD: tl.constexpr,
+    HOW: tl.constexpr,
 ):
+    if HOW == 1 or HOW == 3:
+        gdc_launch_dependents()
+    if HOW >= 2:
+        gdc_wait()
+    if HOW == 2:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -71,7 +81,14 @@ def _rope_kv_write(
     BLOCK: tl.constexpr,
     HEADS_PAD: tl.constexpr,
     KV_HEADS_PAD: tl.constexpr,
+    HOW: tl.constexpr,
 ):
+    if HOW == 1 or HOW == 3:
+        gdc_launch_dependents()
+    if HOW >= 2:
+        gdc_wait()
+    if HOW == 2:
+        gdc_launch_dependents()
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + token)
     slot = tl.load(slots + token)
@@ -147,7 +164,12 @@ class TritonOps(ReferenceOps):
     name = "triton"
 
     def __init__(self, device: torch.device) -> None:
-        self._few_rows = FewRows(device, dependent=has_dependent_launch(device))
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9 and not __import__("os").environ.get("OLD"):
+            from radixrt.runtime.ops import hopper_linear
+
+            self._few_rows = hopper_linear.FewRows(device)
+        else:
+            self._few_rows = triton_linear.FewRows(device, dependent=has_dependent_launch(device))
         self._no_bias: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def linear(
@@ -221,6 +243,8 @@ class TritonOps(ReferenceOps):
             BLOCK=block,
             ADD_ONE=add_one,
             ADD=add,
+            HOW=NORM,
+            **({"launch_pdl": True} if NORM >= 2 else {}),
             num_warps=min(16, max(1, block // 512)),
         )
 
@@ -258,6 +282,8 @@ class TritonOps(ReferenceOps):
             BLOCK=triton.next_power_of_2(half),
             HEADS_PAD=triton.next_power_of_2(query.shape[1]),
             KV_HEADS_PAD=triton.next_power_of_2(key.shape[1]),
+            HOW=ROPE,
+            **({"launch_pdl": True} if ROPE >= 2 else {}),
             num_warps=4,
         )
 
