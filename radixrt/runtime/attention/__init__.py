@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PREFERRED = {"cpu": ("cpu", "reference"), "cuda": ("grouped", "triton", "reference")}
 """Device type → backends that "auto" tries, best first. "grouped" is Triton's decode, which reads a
-shared prefix once, with FlashInfer's prefill."""
+shared prefix once, with FlashInfer's prefill for steps that are mostly of prompts."""
 
 
 def choose_attention(
@@ -77,6 +77,7 @@ def _load(
                 return SplitAttention(
                     TritonAttention(specs, page_size, device),
                     FlashInferPrefill(specs, page_size, device, dtype),
+                    few=True,
                 )
             case "triton":
                 from radixrt.runtime.attention.triton import TritonAttention

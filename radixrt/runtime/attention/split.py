@@ -13,11 +13,17 @@ from radixrt.runtime.batch import ForwardBatch
 class SplitAttention:
     """Leading rows with one new token go to ``decode``, all others to ``prefill``.
 
-    The scheduler puts rows in that order. Both write their part of one output.
+    The scheduler puts rows in that order. Both write their part of one output. With ``few``, a step
+    of which prefilling is less than half goes to ``decode`` as a whole: few prefilling tokens do
+    not pay for a launch of their own and a copy of the outputs, and a backend that groups rows
+    reads a prefix once that they share with those that decode.
     """
 
-    def __init__(self, decode: AttentionBackend, prefill: AttentionBackend) -> None:
+    def __init__(
+        self, decode: AttentionBackend, prefill: AttentionBackend, *, few: bool = False
+    ) -> None:
         self.name = f"{decode.name} decode, {prefill.name} prefill"
+        self._few = few
         self.decode = decode
         self.prefill = prefill
         self._num_decode = 0
@@ -29,7 +35,8 @@ class SplitAttention:
         longer = (starts[1:] - starts[:-1] > 1).nonzero()[0]
         self._num_tokens = batch.num_tokens
         self._num_decode = num = int(longer[0]) if len(longer) else batch.num_rows
-        if num == batch.num_rows:
+        if num == batch.num_rows or (self._few and 2 * num > batch.num_tokens):
+            self._num_decode = batch.num_tokens
             self.decode.plan(batch)
         elif not num:
             self.prefill.plan(batch)

@@ -69,8 +69,6 @@ def _tile_arrays(tiles: Tiles) -> tuple[Int32, ...]:
     return tiles.tokens, tiles.page, tiles.kv_start, tiles.kv_end, tiles.partial, tiles.share_start
 
 
-import os
-MERGE=int(os.environ.get('MERGE','0'))
 NUM_ARRAYS = 16
 
 
@@ -305,7 +303,6 @@ class TritonAttention:
                 HEAD_DIM=spec.head_dim,
                 DIM_PAD=dim_pad,
                 PIECES=MERGE_PIECES,
-                EARLY=MERGE or int(plan.tiles(0)[0].shape[0] <= shares[0] + 2),
                 num_warps=1,
                 **self._launch,
             )

@@ -154,16 +154,11 @@ def merge_partials(
     DIM_PAD: tl.constexpr,
     PIECES: tl.constexpr,
     DEPENDENT: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
-    # Whoever follows is started early only after tiles that did not fill the processors: the
-    # registers that these programs hold while they wait would keep a part of a next launch that
-    # does for a second round.
-    if DEPENDENT and (EARLY == 1):
-        gdc_launch_dependents()
+    # Whoever follows is started when the tiles have ended, not before: the registers that these
+    # programs hold while they wait would keep a part of the next launch for a second round.
     if DEPENDENT:
         gdc_wait()
-    if DEPENDENT and (EARLY == 2):
         gdc_launch_dependents()
     dims = tl.arange(0, DIM_PAD)
     inside = dims < HEAD_DIM

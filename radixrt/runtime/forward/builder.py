@@ -104,10 +104,10 @@ class HostStep:
         return len(self.arrays.kv_lens)
 
     @property
-    def is_decode(self) -> bool:
-        """Whether every row has one token, and its logits are wanted."""
-        arrays = self.arrays
-        return len(arrays.input_ids) == self.num_rows == len(arrays.logits_rows)
+    def mostly_decodes(self) -> bool:
+        """Whether more than half of the tokens are their row's only one."""
+        starts = self.arrays.query_start
+        return 2 * int((starts[1:] - starts[:-1] == 1).sum()) > len(self.arrays.input_ids)
 
 
 class DeviceSampling(NamedTuple):

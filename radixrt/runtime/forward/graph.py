@@ -48,8 +48,8 @@ class RecordedAttention(AttentionBackend, Protocol):
 
 
 MAX_MIXED_TOKENS = 1024
-"""Steps that prefill are replayed up to this size: larger ones keep the device busy for longer than
-their launches take, and prefill by the library's kernel is faster."""
+"""Steps that mostly prefill are replayed up to this size: larger ones keep the device busy for
+longer than their launches take, and prefill by the library's kernel is faster."""
 
 MAX_HEAD_TOKENS = 64
 """Graphs of more tokens end before the head, which has graphs of its own for numbers of wanted
@@ -150,7 +150,7 @@ class StepGraphs:
         """Return the logits [R, vocab_size] of a step and how it samples, both valid until the next
         call; None for one that is too large, or whose sharing is too fine."""
         num_tokens = len(host.arrays.input_ids)
-        most = self._sizes[-1] if host.is_decode else min(self._sizes[-1], MAX_MIXED_TOKENS)
+        most = self._sizes[-1] if host.mostly_decodes else min(self._sizes[-1], MAX_MIXED_TOKENS)
         if num_tokens > most:
             return None
         size = int(self._sizes[self._fastest[np.searchsorted(self._sizes, num_tokens)]])

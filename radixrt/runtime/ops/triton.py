@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-import os
-NORM=int(os.environ.get('NORM','0'));ROPE=int(os.environ.get('ROPE','0'))
 
 from radixrt.runtime.device import has_dependent_launch
+from radixrt.runtime.ops.few_rows import FewRows
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.ops.sampler import SamplingRows
-from radixrt.runtime.ops import triton_linear
+from radixrt.runtime.ops.triton_linear import TritonFewRows
 from radixrt.runtime.ops.triton_sampling import sample_rows
 
 
@@ -30,14 +31,11 @@ def _rms_norm(
     BLOCK: tl.constexpr,
     ADD_ONE: tl.constexpr,
     ADD: tl.constexpr,
-    HOW: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
-    if HOW == 1 or HOW == 3:
+    if DEPENDENT:
         gdc_launch_dependents()
-    if HOW >= 2:
         gdc_wait()
-    if HOW == 2:
-        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -81,14 +79,11 @@ def _rope_kv_write(
     BLOCK: tl.constexpr,
     HEADS_PAD: tl.constexpr,
     KV_HEADS_PAD: tl.constexpr,
-    HOW: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
-    if HOW == 1 or HOW == 3:
+    if DEPENDENT:
         gdc_launch_dependents()
-    if HOW >= 2:
         gdc_wait()
-    if HOW == 2:
-        gdc_launch_dependents()
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + token)
     slot = tl.load(slots + token)
@@ -158,18 +153,24 @@ MAX_LIGHT_ROWS = 96
 chooses better kernels there than cuBLAS (a layer of an 8B model at 64 rows: 125 µs, not 132)."""
 
 
+def _few_rows(device: torch.device) -> FewRows:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
+        from radixrt.runtime.ops.gluon_linear import HopperFewRows
+
+        return HopperFewRows(device)
+    return TritonFewRows(device, dependent=has_dependent_launch(device))
+
+
 class TritonOps(ReferenceOps):
     """The provider "triton": one launch an operation."""
 
     name = "triton"
 
     def __init__(self, device: torch.device) -> None:
-        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9 and not __import__("os").environ.get("OLD"):
-            from radixrt.runtime.ops import hopper_linear
-
-            self._few_rows = hopper_linear.FewRows(device)
-        else:
-            self._few_rows = triton_linear.FewRows(device, dependent=has_dependent_launch(device))
+        self._launch: dict[str, Any] = {"DEPENDENT": has_dependent_launch(device)}
+        if self._launch["DEPENDENT"]:  # an option that Triton's other back ends do not know
+            self._launch["launch_pdl"] = True
+        self._few_rows = _few_rows(device)
         self._no_bias: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def linear(
@@ -243,8 +244,7 @@ class TritonOps(ReferenceOps):
             BLOCK=block,
             ADD_ONE=add_one,
             ADD=add,
-            HOW=NORM,
-            **({"launch_pdl": True} if NORM >= 2 else {}),
+            **self._launch,
             num_warps=min(16, max(1, block // 512)),
         )
 
@@ -282,8 +282,7 @@ class TritonOps(ReferenceOps):
             BLOCK=triton.next_power_of_2(half),
             HEADS_PAD=triton.next_power_of_2(query.shape[1]),
             KV_HEADS_PAD=triton.next_power_of_2(key.shape[1]),
-            HOW=ROPE,
-            **({"launch_pdl": True} if ROPE >= 2 else {}),
+            **self._launch,
             num_warps=4,
         )
 

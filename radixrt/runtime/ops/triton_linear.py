@@ -19,9 +19,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.device import num_processors
-
-MAX_ROWS = 32
-"""More rows than this go to the vendor's library, which is as fast from there on."""
+from radixrt.runtime.ops.few_rows import GATES, FewRows
 
 PREFETCH_BYTES = 16 << 10
 """Weights that a program asks for before it may read x."""
@@ -133,11 +131,10 @@ def _product(
         tl.store(out + rows[None, :] * width + columns[:, None], result, mask=live)
 
 
-_GATES = {"": 0, "silu": 1, "gelu_tanh": 2}
+class TritonFewRows(FewRows):
+    """Products on any device of Triton's; owns the memory of partial sums."""
 
-
-class FewRows:
-    """Products of up to ``MAX_ROWS`` rows on one device; owns the memory of partial sums."""
+    max_rows = 32
 
     def __init__(self, device: torch.device, *, dependent: bool) -> None:
         self._num_processors = num_processors(device)
@@ -145,24 +142,10 @@ class FewRows:
         self._partial = torch.empty(4 << 20, dtype=torch.float32, device=device)
         self._arrived = torch.zeros(_MAX_TILES, dtype=torch.int32, device=device)
 
-    def serves(self, x: torch.Tensor, weight: torch.Tensor, *, gated: bool = False) -> bool:
-        """Whether this product is one of ours: few rows, whole tiles, half precision."""
-        width = weight.shape[0] // 2 if gated else weight.shape[0]
-        rows = x.shape[0]
-        return (
-            0 < rows <= MAX_ROWS
-            and x.dtype in (torch.bfloat16, torch.float16)
-            and x.stride(1) == 1
-            and width % 128 == 0
-            and weight.shape[1] % 128 == 0
-            and weight.is_contiguous()
-        )
-
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str = ""
     ) -> torch.Tensor:
-        """Return ``x @ weight.T + bias`` [T, N]; with ``act``, whose weights are [2F, K], gate
-        first, ``act(gate) * up`` [T, F]."""
+        """See ``FewRows``."""
         rows, inner = x.shape
         width = weight.shape[0] // (2 if act else 1)
         cut = self._cut(width, inner, gated=bool(act))
@@ -183,7 +166,7 @@ class FewRows:
             BLOCK_N=cut.block_n,
             BLOCK_K=cut.block_k,
             SPLIT=cut.split,
-            GATE=_GATES[act],
+            GATE=GATES[act],
             HAS_BIAS=bias is not None,
             DEPENDENT=self._dependent,
             PREFETCH=PREFETCH_BYTES if self._dependent else 0,

@@ -5,7 +5,7 @@ product, in order, into one run a program. One warp of a program does nothing bu
 as bulk copies into a ring of shared memory, and never pauses between tiles; the others multiply,
 the weights' rows as the long side of the matrix unit and the few rows of x as its short side. A
 tile that a program began is finished by it: those who computed the rest of it leave their sums in
-memory, and they did so first thing, so that it rarely waits. Sums are added in their order, so
+memory, and they do so first thing, so that it rarely waits. Sums are added in their order, so
 that results do not vary from run to run ("stream-K", Osama et al. 2023).
 
 The ring is filled with weights before the program waits for what it depends on: with programmatic
@@ -33,8 +33,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from radixrt.runtime.device import num_processors
+from radixrt.runtime.ops.few_rows import GATES, FewRows
 
-MAX_ROWS = 64
+RING_BYTES = 190 << 10
+"""Shared memory of a program for blocks that are on their way; half of it is 2 % slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def _ask(
     BLOCK_K: gl.constexpr = x.block_type.shape[1]
     BYTES: gl.constexpr = (ROWS + COLUMNS * (2 if GATE > 0 else 1)) * BLOCK_K * 2
     ahead = gl.minimum(last - first, STAGES)
+    # Weights depend on no kernel: the ring is full of them before x may be read.
     for stage in range(ahead):
         mbarrier.expect(ready.index(stage), BYTES)
         _ask_weights(
@@ -114,6 +117,7 @@ def _share_out(
     HAS_BIAS: gl.constexpr,
     SPLIT: gl.constexpr,
 ):
+    # Each of the pieces of a tile adds up a share of its columns, so that none waits for one.
     COLUMNS: gl.constexpr = acc.shape[0]
     ROWS: gl.constexpr = acc.shape[1]
     SHARE: gl.constexpr = COLUMNS // SPLIT
@@ -215,6 +219,7 @@ def _multiply(
         if SPLIT > 1:
             _share_out(acc, bias, target, num_rows, partial, arrived, width, HAS_BIAS, SPLIT)
         elif begin > 0:
+            # The program that began this tile finishes it.
             place = partial + program * (HALVES * COLUMNS * ROWS) + cells
             gl.store(place, acc)
             if GATE > 0:
@@ -366,39 +371,24 @@ def _descriptor(tensor: torch.Tensor, rows: int, columns: int) -> TensorDescript
     return TensorDescriptor(tensor, shape, strides, [rows, columns], layout)
 
 
-_GATES = {"": 0, "silu": 1, "gelu_tanh": 2}
+class HopperFewRows(FewRows):
+    """Products on Hopper; owns the memory of partial sums."""
 
-
-class FewRows:
-    """Products of up to ``MAX_ROWS`` rows on one device; owns the memory of partial sums."""
+    max_rows = 64
 
     def __init__(self, device: torch.device) -> None:
         self._num_processors = num_processors(device)
-        room = self._num_processors * 2 * 128 * MAX_ROWS
+        room = self._num_processors * 2 * 128 * self.max_rows
         self._partial = torch.empty(room, dtype=torch.float32, device=device)
         self._arrived = torch.zeros(self._num_processors + 1, dtype=torch.int32, device=device)
-
-    def serves(self, x: torch.Tensor, weight: torch.Tensor, *, gated: bool = False) -> bool:
-        """Whether this product is one of ours: few rows, whole tiles, half precision."""
-        width = weight.shape[0] // 2 if gated else weight.shape[0]
-        return (
-            0 < x.shape[0] <= MAX_ROWS
-            and x.dtype in (torch.bfloat16, torch.float16)
-            and x.stride(1) == 1
-            and x.stride(0) % 8 == 0
-            and width % 128 == 0
-            and weight.shape[1] % 128 == 0
-            and weight.is_contiguous()
-        )
 
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str = ""
     ) -> torch.Tensor:
-        """Return ``x @ weight.T + bias`` [T, N]; with ``act``, whose weights are [2F, K], gate
-        first, ``act(gate) * up`` [T, F]."""
+        """See ``FewRows``."""
         num_rows, inner = x.shape
         width = weight.shape[0] // (2 if act else 1)
-        rows = max(int(__import__('os').environ.get('R8','16')), triton.next_power_of_2(num_rows))
+        rows = max(16, triton.next_power_of_2(num_rows))
         cut = self._cut(rows, width, inner, gated=bool(act))
         out = torch.empty((num_rows, width), dtype=x.dtype, device=x.device)
         steps = inner // cut.block_k
@@ -415,36 +405,32 @@ class FewRows:
             width,
             steps,
             total,
-            GATE=_GATES[act],
+            GATE=GATES[act],
             HAS_BIAS=bias is not None,
             STAGES=cut.stages,
             SPLIT=cut.split,
             num_warps=cut.num_warps,
-            maxnreg=168 if int(__import__('os').environ.get('RING','190'))>110 or cut.num_warps==8 else 128,
+            maxnreg=168,
             launch_pdl=True,
         )
         return out
 
     def _cut(self, rows: int, width: int, inner: int, *, gated: bool) -> _Cut:
         processors = self._num_processors
-        halves = 2 if gated else 1
         columns, block_k, num_warps = 64, 128, 4
         if gated and rows == 64:
             columns, block_k, num_warps = 128, 64, 8
         elif width // 128 >= 4 * processors:
-            columns = 128
-            block_k = 64 if rows == 64 else 128
+            columns, block_k = 128, 64 if rows == 64 else 128
         tiles = width // columns
-        split = 1
-        if not gated:
+        split, programs = 1, min(tiles * (inner // block_k), processors)
+        if not gated and tiles <= processors:
+            # Pieces that are all alike add up at the same time, each a share of the tile.
             while tiles * split * 2 <= processors and split < 8 and inner // (block_k * split) >= 4:
                 split *= 2
-        programs = (
-            tiles * split
-            if tiles <= processors and not gated
-            else min(tiles * (inner // block_k), processors)
-        )
-        if gated and rows == 64 and 2 * tiles > processors >= tiles:
+            programs = tiles * split
+        elif gated and rows == 64 and 2 * tiles > processors >= tiles:
+            # Sums of 64 rows and two halves are large: a few idle processors cost less.
             programs = tiles
-        stages = (int(__import__('os').environ.get('RING','190')) << 10) // ((columns * halves + rows) * block_k * 2)
+        stages = RING_BYTES // ((columns * (2 if gated else 1) + rows) * block_k * 2)
         return _Cut(columns, block_k, min(stages, 20), programs, split, num_warps)
