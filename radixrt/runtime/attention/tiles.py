@@ -31,6 +31,10 @@ Work = tuple[Int32, int, int, int]
 
 _OFFSET = (1 << 32) - 1
 
+MIN_PROMPT_KEYS = 384
+"""Tiles are cut into pieces of so many key positions or more in a step with prompts that does not
+fill the processors: merging a prompt's tokens costs more than shorter pieces save."""
+
 TILE_COST = 32
 """What beginning a tile takes, in key positions: its first loads wait for each other."""
 
@@ -238,7 +242,12 @@ def plan_tiles(
             small_shares,
             page_size,
         ),
-        _shared_out(*_stacked(large, large_slots), large_shares, page_size),
+        _shared_out(
+            *_stacked(large, large_slots),
+            large_shares,
+            page_size,
+            MIN_PROMPT_KEYS if len(prefills) else 0,
+        ),
         lists.all(),
     )
 
@@ -251,13 +260,19 @@ def _stacked(works: list[Work], slots: int) -> tuple[Int32, Int32]:
     return tokens, np.array([work[1:] for work in works], np.int32).reshape(-1, 3)
 
 
-def _shared_out(tokens: Int32, spans: Int32, shares: int, page_size: int) -> Tiles:
-    """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``."""
+def _shared_out(tokens: Int32, spans: Int32, shares: int, page_size: int, least: int = 0) -> Tiles:
+    """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``; where
+    those would be of fewer than ``least`` key positions, into pieces of about so many."""
     page, start, end = spans.T
     base = start - start % page_size  # where a window begins within a page
     # In whole pages, so that a tile begins with a page, and in whole blocks of keys.
     unit = math.lcm(64, page_size)
-    which, offset, share_start = _cuts((end - base).astype(np.int64), shares, unit)
+    lens = (end - base).astype(np.int64)
+    total = int((lens + TILE_COST).sum())
+    if total < shares * least:
+        which, offset, share_start = _pieces(lens, shares, unit, least)
+    else:
+        which, offset, share_start = _cuts(lens, shares, unit)
     is_last = np.append(which[1:] != which[:-1], True) if len(which) else np.zeros(0, bool)
     stop = np.where(is_last, end[which], base[which] + np.roll(offset, -1))
     return Tiles(
@@ -299,6 +314,20 @@ def _cuts(lens: Int64, shares: int, unit: int) -> tuple[Int64, Int64, Int64]:
     share_start[0] = 0
     share_start[1 : len(keys) + 1] = np.searchsorted(pieces, keys)
     return pieces >> 32, pieces & _OFFSET, share_start
+
+
+def _pieces(lens: Int64, shares: int, unit: int, most: int) -> tuple[Int64, Int64, Int64]:
+    """Cut each work of ``lens`` key positions into equal pieces of at most ``most``, and deal them
+    out in order. Returns what ``_cuts`` does."""
+    counts = -(-lens // most)
+    each = -(-lens // (counts * unit)) * unit
+    counts = -(-lens // each)
+    which = np.repeat(np.arange(len(lens)), counts)
+    offset = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * each[which]
+    cost = np.minimum(each[which], lens[which] - offset) + TILE_COST
+    middle = np.cumsum(cost) - cost // 2
+    share = middle * min(shares, len(which)) // max(1, int(cost.sum()))
+    return which, offset, np.searchsorted(share, np.arange(shares + 1))
 
 
 def _number_partials(num_tokens: int, small: Tiles, large: Tiles, pages: Int32) -> TilePlan:

@@ -155,29 +155,29 @@ def merge_partials(
     PIECES: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    # Whoever follows is started when the tiles have ended, not before: the registers that these
-    # programs hold while they wait would keep a part of the next launch for a second round.
+    # What to merge is the host's plan, which no kernel writes. Whoever follows is started when the
+    # tiles have ended, not before: the registers that these programs hold while they wait would
+    # keep a part of the next launch for a second round.
+    num_items = tl.load(num_merges) * NUM_HEADS
+    item = tl.program_id(0)
+    token, first, end = _merge(merge_token, merge_start, item // NUM_HEADS, item < num_items)
     if DEPENDENT:
         gdc_wait()
         gdc_launch_dependents()
     dims = tl.arange(0, DIM_PAD)
     inside = dims < HEAD_DIM
-    for item in range(tl.program_id(0), tl.load(num_merges) * NUM_HEADS, tl.num_programs(0)):
-        index = item // NUM_HEADS
+    while item < num_items:
         head = item % NUM_HEADS
-        token = tl.load(merge_token + index).to(tl.int64)
-        first = tl.load(merge_start + index).to(tl.int64)
-        count = tl.load(merge_start + index + 1) - first
         top = float("-inf")
         total = 0.0
         acc = tl.zeros([DIM_PAD], tl.float32)
-        for begin in range(0, count, PIECES):
+        for begin in range(first, end, PIECES):
             piece = begin + tl.arange(0, PIECES)
-            place = (first + piece) * NUM_HEADS + head
-            lse = tl.load(partial_lse + place, mask=piece < count, other=float("-inf"))
+            place = piece.to(tl.int64) * NUM_HEADS + head
+            lse = tl.load(partial_lse + place, mask=piece < end, other=float("-inf"))
             parts = tl.load(
                 partial_out + place[:, None] * HEAD_DIM + dims[None, :],
-                mask=(piece < count)[:, None] & inside[None, :],
+                mask=(piece < end)[:, None] & inside[None, :],
                 other=0.0,
             )
             new_top = tl.maximum(top, tl.max(lse))
@@ -189,7 +189,16 @@ def merge_partials(
             top = new_top
         acc = acc / tl.where(total == 0.0, 1.0, total)
         tl.store(
-            out + (token * NUM_HEADS + head) * HEAD_DIM + dims,
+            out + (token.to(tl.int64) * NUM_HEADS + head) * HEAD_DIM + dims,
             acc.to(out.dtype.element_ty),
             mask=inside,
         )
+        item += tl.num_programs(0)
+        token, first, end = _merge(merge_token, merge_start, item // NUM_HEADS, item < num_items)
+
+
+@triton.jit
+def _merge(merge_token, merge_start, index, exists):
+    token = tl.load(merge_token + index, mask=exists, other=0)
+    first = tl.load(merge_start + index, mask=exists, other=0)
+    return token, first, tl.load(merge_start + index + 1, mask=exists, other=0)

@@ -204,17 +204,13 @@ class Scheduler:
         return decodes
 
     def _add_chunk(self, slot: int, budget: _Budget, rows: list[int], ends: list[int]) -> None:
-        """Plan as many of the slot's missing tokens as the budget allows; page by page unless it is
-        the rest, so that what is computed can be shared."""
+        """Plan as many of the slot's missing tokens as the budget allows."""
         slots = self.slots
         start, page_size = int(slots.num_computed[slot]), slots.page_size
         goal = min(int(slots.num_tokens[slot]), int(slots.max_compute[slot]))
         first_wanted = max(start, int(slots.logits_from[slot]))
         room = (int(slots.num_pages[slot]) + budget.pages) * page_size
-        end = min(goal, start + budget.tokens, room)
-        if end < goal:
-            end = end // page_size * page_size
-        end = min(end, first_wanted + budget.logits)
+        end = min(goal, start + budget.tokens, room, first_wanted + budget.logits)
         if end <= start:
             return
         more_pages = self.kv.pages_of(end) - int(slots.num_pages[slot])

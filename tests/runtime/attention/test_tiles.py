@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from radixrt.runtime.attention.tiles import TILE_COST, Tiles, _cuts, plan_tiles, shared_runs
+from radixrt.runtime.attention.tiles import (
+    TILE_COST,
+    Tiles,
+    _cuts,
+    _pieces,
+    plan_tiles,
+    shared_runs,
+)
 
 Int32 = NDArray[np.int32]
 
@@ -200,3 +207,26 @@ def test_shares_take_all_pieces_in_order_and_about_as_much_work_each(
     most = even + 2 * (unit // 2 + max(unit // 4, even // 8) + TILE_COST)
     for first, last in itertools.pairwise(share_start.tolist()):
         assert sum(sizes[first:last]) <= most
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lens=st.lists(st.integers(1, 5000), min_size=0, max_size=80),
+    shares=st.integers(1, 70),
+    most=st.sampled_from([64, 384]),
+)
+def test_pieces_are_even_and_no_longer_than_asked_for(
+    lens: list[int], shares: int, most: int
+) -> None:
+    which, begin, share_start = _pieces(np.array(lens, np.int64), shares, 64, most)
+    pieces = list(zip(which.tolist(), begin.tolist(), strict=True))
+    assert sorted(set(pieces)) == pieces
+    assert [work for work, at in pieces if at == 0] == list(range(len(lens)))
+    assert (share_start[0], share_start[-1], len(share_start)) == (0, len(pieces), shares + 1)
+    assert (np.diff(share_start) >= 0).all()
+    for work, length in enumerate(lens):
+        cuts = [at for other, at in pieces if other == work] + [length]
+        sizes = [after - at for at, after in itertools.pairwise(cuts)]
+        assert all(0 < size <= most for size in sizes)
+        assert len(set(sizes[:-1])) <= 1
+        assert sizes[-1] <= sizes[0]

@@ -70,7 +70,8 @@ def test_many_questions_over_one_cold_prefix_compute_it_once(model: CausalLM, ov
     runtime.finish()
     computed = sum(runtime.end(call).usage.computed for call in calls)
     distinct = len({tuple(prompt[: i + 1]) for prompt in asked for i in range(len(prompt))})
-    assert distinct <= computed <= distinct * 1.02
+    # But for the few tokens at the end of a chunk that are not worth waiting for.
+    assert distinct <= computed <= distinct * 1.05
     for call, prompt in zip(calls[:5], asked[:5], strict=True):
         assert runtime.tokens(call) == alone(model, prompt)
 
@@ -115,7 +116,8 @@ def test_an_unlucky_order_of_arrival_computes_no_token_twice(
     runtime.finish()
     computed = sum(runtime.end(call).usage.computed for call in calls)
     distinct = len({tuple(prompt[: i + 1]) for prompt in asked for i in range(len(prompt))})
-    assert distinct <= computed <= distinct * 1.02
+    # But for the few tokens at the end of a chunk that are not worth waiting for.
+    assert distinct <= computed <= distinct * 1.05
 
 
 def test_retraction_without_a_cache_computes_all_again(model: CausalLM) -> None:

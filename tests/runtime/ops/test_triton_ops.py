@@ -54,7 +54,7 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert float(error) < 1e-2
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16, 32] if ON_GPU else [1, 3, 24])
+@pytest.mark.parametrize("rows", [1, 3, 16, 32, 48] if ON_GPU else [1, 3, 24])
 @pytest.mark.parametrize(
     ("width", "inner"),
     [(128, 256), (384, 1024), (4096, 4096), (24576, 512)] if ON_GPU else [(128, 256), (128, 2048)],
@@ -73,7 +73,7 @@ def test_a_product_of_few_rows_is_the_product(
 
 
 @pytest.mark.parametrize("act", ["silu", "gelu_tanh"])
-@pytest.mark.parametrize("rows", [1, 5, 33])
+@pytest.mark.parametrize("rows", [1, 5, 33, 64, 70])
 def test_a_gated_product_is_the_product_then_the_gate(ops: TritonOps, rows: int, act: str) -> None:
     x, weight, bias = draw(rows, 256, seed=1), draw(512, 256, scale=0.1, seed=2), draw(512, seed=3)
     for b in (None, bias):
