@@ -235,12 +235,16 @@ class RadixCache:
         Victims are unlocked leaves in the order of ``EvictionOrder``, each from its end. Returns
         how many pages were given back.
         """
-        tree, given, now = self._tree, 0, self._clock()
+        tree, given, eviction = self._tree, 0, (self._tier, self._clock(), whom)
         while given < num_pages and (leaf := tree.order.first()) is not None:
-            num = min(num_pages - given, tree.order.num_alike(leaf))
-            pages = tree.cut(leaf, num, (self._tier, now, whom))
-            self._allocator.give(pages)
-            given += len(pages)
+            if num_pages - given == 1 and leaf.num_pages > 1:
+                self._allocator.give_one(tree.cut_one(leaf, eviction))
+                given += 1
+            else:
+                num = min(num_pages - given, tree.order.num_alike(leaf))
+                pages = tree.cut(leaf, num, eviction)
+                self._allocator.give(pages)
+                given += len(pages)
         self.counters.evicted_pages += given
         return given
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
 from radixrt.cache.knowledge import Knowledge
@@ -16,6 +18,8 @@ from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.search import Match, Search
 from radixrt.cache.watcher import Watcher
+
+_PAGE_ID = struct.Struct("=i")
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
 """What ``bytes.translate`` makes of a page's uses when it is used again."""
@@ -162,14 +166,7 @@ class Tree:
         self.version += 1
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
-            if self.known is not None:
-                self.known.cut(node, num_pages, eviction)
-            del node.key[-num_pages * self.page_bytes :]
-            node.end -= num_pages * self.page_bytes
-            node.least_end = min(node.least_end, node.end)
-            del node.pages[-num_pages * PAGE_ID_BYTES :]
-            node.backed = min(node.backed, node.num_pages)
-            self._replace(node)
+            self._shorten(node, num_pages, eviction)
         else:
             pages = bytes(node.pages)
             if self.known is not None and eviction is not None:
@@ -187,6 +184,17 @@ class Tree:
             self._settle(parent)
         self.num_cached -= len(pages) // PAGE_ID_BYTES
         return page_ids(pages)
+
+    def cut_one(self, node: Node, eviction: tuple[int, float, int]) -> int:
+        """``cut`` for the last page of several, without arrays: the case that is in every step's
+        path."""
+        for watcher in self.watchers:
+            watcher.cut(node, 1)
+        self.version += 1
+        (page,) = _PAGE_ID.unpack_from(node.pages, len(node.pages) - PAGE_ID_BYTES)
+        self._shorten(node, 1, eviction)
+        self.num_cached -= 1
+        return int(page)
 
     # -- locks
 
@@ -322,6 +330,20 @@ class Tree:
         return num_ended
 
     # -- inside
+
+    def _shorten(self, node: Node, num_pages: int, eviction: tuple[int, float, int] | None) -> None:
+        """Take the last pages off a leaf that has more."""
+        if self.known is not None:
+            self.known.cut(node, num_pages, eviction)
+        num_bytes = num_pages * self.page_bytes
+        del node.key[-num_bytes:]
+        del node.pages[-num_pages * PAGE_ID_BYTES :]
+        node.end -= num_bytes
+        if node.end < node.least_end:
+            node.least_end = node.end
+        if node.backed > node.num_pages:
+            node.backed = node.num_pages
+        self._replace(node)
 
     def _node(
         self, parent: Node | None, key: bytearray, pages: bytes | bytearray, used: float = NEVER
