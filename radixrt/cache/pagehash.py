@@ -24,8 +24,7 @@ class PageHash:
     """Chained 64-bit hashes of the pages of a key, as ``encode`` writes it.
 
     The hash after a page is ``before * step + page`` modulo 2^64, so a whole prompt is hashed by a
-    few array operations (about 0.1 ms for 32k tokens) and the chain can be walked back as well: a
-    node keeps the hash at its end and nothing else. Two prefixes collide with a chance of about
+    few array operations (about 0.1 ms for 32k tokens). Two prefixes collide with a chance of about
     2^-45: weights of 30 bits and the ids of tokens are numbers that Python multiplies quickly.
     Somebody who wants collisions can make them, which costs statistics and never a token.
     """
@@ -68,21 +67,6 @@ class PageHash:
             before = (before * _STEP + self._page(key[at : at + size])) & _MASK
             hashes.append(before)
         return hashes
-
-    def step(self, before: int, page: bytes | bytearray) -> int:
-        """Return the hash after one page, which may be partial: ``chain`` for the case that is in
-        every step's path, several times as fast."""
-        return (before * _STEP + self._page(page)) & _MASK
-
-    def step_back(self, after: int, page: bytes | bytearray) -> int:
-        """Return the hash before one page, given the one after it."""
-        return ((after - self._page(page)) * _STEP_BACK) & _MASK
-
-    def walk_back(self, after: int, key: bytes | bytearray) -> int:
-        """Return the hash before ``key``, given the one after it."""
-        for page in self._pages(key)[::-1].tolist():
-            after = ((after - page) * _STEP_BACK) & _MASK
-        return after
 
     def _page(self, page: bytes | bytearray) -> int:
         num = len(page) // 4

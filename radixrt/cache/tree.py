@@ -8,6 +8,7 @@ from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
 from radixrt.cache.knowledge import Knowledge
 from radixrt.cache.node import (
+    HASH_BYTES,
     NEVER,
     PAGE_ID_BYTES,
     TOKEN_BYTES,
@@ -64,7 +65,7 @@ class Tree:
             self.version += 1
             root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
             if self.known is not None:
-                root.chain = self.known.hash.seed(namespace)
+                root.hashes = self.known.seed(namespace)
         return root
 
     def match(self, node: Node, key: bytes) -> Match:
@@ -90,9 +91,10 @@ class Tree:
         node.backed -= upper.backed
         upper.state = node.state
         if self.known is not None:
-            upper.chain = self.known.hash.walk_back(node.chain, node.key[num_bytes:])
             upper.uses = node.uses[: upper.num_pages]
+            upper.hashes = node.hashes[: upper.num_pages * HASH_BYTES]
             del node.uses[: upper.num_pages]
+            del node.hashes[: upper.num_pages * HASH_BYTES]
         del node.key[:num_bytes]
         del node.pages[:num_page_bytes]
         parent.adopt(self._first_page(upper), upper)
@@ -128,20 +130,20 @@ class Tree:
         self.num_locked += num_pages
         self.counters.inserted_pages += num_pages
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
-        uses, chain, before = bytearray(), 0, node.chain
+        uses, hashes, before = bytearray(), b"", node.chain
         if self.known is not None:
-            uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
+            uses, hashes = self.known.born(before, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
             node.end += len(key)
             node.pages += pages
             node.uses += uses
-            node.chain = chain
+            node.hashes += hashes
             for watcher in self.watchers:
                 watcher.appended(node, before, key)
             return node
         child = self._node(node, bytearray(key), pages, used)
-        child.uses, child.chain = uses, chain
+        child.uses, child.hashes = uses, bytearray(hashes)
         # The child holds the lock on the node that the lease held itself until now.
         child.locks = 1
         node.is_branch = node.is_branch or bool(node.children)
@@ -408,6 +410,7 @@ class Tree:
             node.backed += child.backed
         child.backed = node.backed
         child.uses = node.uses + child.uses
+        child.hashes = node.hashes + child.hashes
         if node.held_until > child.held_until:
             child.held_until, child.priority = node.held_until, node.priority
         node.end -= len(node.key)
