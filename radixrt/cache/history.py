@@ -19,7 +19,7 @@ _SPARE_BITS = 20
 _FEW = 4
 """Pages up to which a loop is quicker than array operations."""
 
-_RECORD: Final = struct.Struct("=QdqBB")
+_RECORD: Final = struct.Struct("@QdqBB")
 _TYPE: Final = np.dtype(
     [("key", "u8"), ("when", "f8"), ("whom", "i8"), ("uses", "u1"), ("tier", "u1")]
 )

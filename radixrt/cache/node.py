@@ -16,7 +16,7 @@ Int32 = NDArray[np.int32]
 TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
 HASH_BYTES = 8
-_HASH: Final = struct.Struct("=Q")
+_HASH: Final = struct.Struct("@Q")
 Place = tuple[int, float, int]
 _FEW = 64
 """Tokens up to which comparing numbers is quicker than comparing arrays."""
@@ -120,7 +120,10 @@ class Node:
     def chain(self) -> int:
         """The hash of the prefix up to the run's end; 0 without a policy that learns."""
         hashes = self.hashes
-        return int(_HASH.unpack_from(hashes, len(hashes) - HASH_BYTES)[0]) if hashes else 0
+        if not hashes:
+            return 0
+        last: int = _HASH.unpack_from(hashes, len(hashes) - HASH_BYTES)[0]
+        return last
 
     def last_hashes(self, num_pages: int) -> UInt64:
         """Return a copy of the last ``num_pages`` of ``hashes``, uint64 [num_pages]."""

@@ -20,7 +20,7 @@ from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.search import Match, Search
 from radixrt.cache.watcher import Watcher
 
-_PAGE_ID = struct.Struct("=i")
+_PAGE_ID = struct.Struct("@i")
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
 """What ``bytes.translate`` makes of a page's uses when it is used again."""
@@ -343,8 +343,8 @@ class Tree:
         node.end -= num_bytes
         if node.end < node.least_end:
             node.least_end = node.end
-        if node.backed > node.num_pages:
-            node.backed = node.num_pages
+        if node.backed:
+            node.backed = min(node.backed, node.num_pages)
         self._replace(node)
 
     def _node(
