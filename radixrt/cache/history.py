@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,6 +18,12 @@ _SPARE_BITS = 20
 
 _FEW = 4
 """Pages up to which a loop is quicker than array operations."""
+
+_RECORD: Final = struct.Struct("@QdqBB")
+_TYPE: Final = np.dtype(
+    [("key", "u8"), ("when", "f8"), ("whom", "i8"), ("uses", "u1"), ("tier", "u1")]
+)
+"""The same for one record and for many: they lie apart, so that each is one place in memory."""
 
 MIN_RECORDS: Final = 1 << 16
 MAX_RECORDS: Final = 1 << 21
@@ -43,11 +50,9 @@ class PageHistory:
     def __init__(self, num_records: int) -> None:
         num = 1 << max(4, (num_records - 1).bit_length())
         self._mask = num - 1
-        self._keys: UInt64 = np.zeros(num, np.uint64)
-        self._when = np.zeros(num, np.float64)
-        self._whom = np.zeros(num, np.int64)
-        self._uses = np.zeros(num, np.uint8)
-        self._tier = np.zeros(num, np.uint8)
+        self._records = np.empty(num, _TYPE)
+        self._records[:] = 0  # touches the memory, which evictions need not do then
+        self._bytes = self._records.view(np.uint8).data
 
     @classmethod
     def for_pages(cls, num_pages: int) -> PageHistory:
@@ -57,64 +62,57 @@ class PageHistory:
     @property
     def num_bytes(self) -> int:
         """Memory it takes, from the start to the end."""
-        arrays = (self._keys, self._when, self._whom, self._uses, self._tier)
-        return sum(array.nbytes for array in arrays)
+        return self._records.nbytes
 
     def note(
         self, keys: UInt64, uses: bytes | bytearray, tier: int, when: float, whom: int
     ) -> None:
         """Remember that pages with these hashes were evicted after ``uses`` uses each."""
-        at = self._places(keys)
-        self._keys[at] = keys
-        self._when[at] = when
-        self._whom[at] = whom
-        self._uses[at] = np.frombuffer(uses, np.uint8)
-        self._tier[at] = tier
+        at, records = self._places(keys), self._records
+        records["key"][at] = keys
+        records["when"][at] = when
+        records["whom"][at] = whom
+        records["uses"][at] = np.frombuffer(uses, np.uint8)
+        records["tier"][at] = tier
 
     def note_one(self, key: int, uses: int, tier: int, when: float, whom: int) -> None:
         """``note`` for one page."""
         at = (key >> _SPARE_BITS) & self._mask
-        self._keys[at] = key
-        self._when[at] = when
-        self._whom[at] = whom
-        self._uses[at] = uses
-        self._tier[at] = tier
+        _RECORD.pack_into(self._bytes, at * _RECORD.size, key, when, whom, uses, tier)
 
     def uses(self, keys: UInt64) -> NDArray[np.uint8]:
         """Return how often each page had been used when it went, uint8 [n]; 0: not remembered."""
-        at = self._places(keys)
-        uses: NDArray[np.uint8] = np.where(self._keys[at] == keys, self._uses[at], 0)
-        return uses.astype(np.uint8)
+        found = self._records[self._places(keys)]
+        uses: NDArray[np.uint8] = np.where(found["key"] == keys, found["uses"], np.uint8(0))
+        return uses
 
     def uses_of(self, key: int) -> int:
         """``uses`` of one page."""
-        at = (key >> _SPARE_BITS) & self._mask
-        return int(self._uses[at]) if int(self._keys[at]) == key else 0
+        known, _, _, uses, _ = self._record_of(key)
+        return uses if known == key else 0
 
     def evictions(self, keys: UInt64) -> list[Eviction | None]:
         """Return how each page went; None for one that is not remembered."""
         if len(keys) <= _FEW:
             return [self._eviction_of(key) for key in keys.tolist()]
-        at = self._places(keys)
-        found = self._keys[at] == keys
+        records = self._records[self._places(keys)]
+        found = records["key"] == keys
         if not found.any():  # a new prompt, the usual case
             return [None] * len(keys)
         return [
             Eviction(TIERS[tier], when, whom) if is_known else None
-            for is_known, tier, when, whom in zip(
-                found.tolist(),
-                self._tier[at].tolist(),
-                self._when[at].tolist(),
-                self._whom[at].tolist(),
-                strict=True,
+            for is_known, (_, when, whom, _, tier) in zip(
+                found.tolist(), records.tolist(), strict=True
             )
         ]
 
     def _eviction_of(self, key: int) -> Eviction | None:
+        known, when, whom, _, tier = self._record_of(key)
+        return Eviction(TIERS[tier], when, whom) if known == key else None
+
+    def _record_of(self, key: int) -> tuple[int, float, int, int, int]:
         at = (key >> _SPARE_BITS) & self._mask
-        if int(self._keys[at]) != key:
-            return None
-        return Eviction(TIERS[self._tier[at]], float(self._when[at]), int(self._whom[at]))
+        return _RECORD.unpack_from(self._bytes, at * _RECORD.size)
 
     def _places(self, keys: UInt64) -> NDArray[np.int64]:
         places: NDArray[np.int64] = (keys >> np.uint64(_SPARE_BITS)).astype(np.int64)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from radixrt.cache.node import NO_CHILDREN, PAGE_ID_BYTES, Node, page_ids
+from radixrt.cache.node import HASH_BYTES, NO_CHILDREN, PAGE_ID_BYTES, Node, page_ids
 from radixrt.cache.tree import Tree
 
 
@@ -65,7 +65,9 @@ def _check_run(tree: Tree, node: Node) -> None:
     if tree.known is not None:
         assert len(node.uses) == num_pages
         assert min(node.uses) > 0
-        assert node.chain == tree.known.hash.chain(node.parent.chain, node.key)[-1]
+        hashes = tree.known.hash.chain(node.parent.chain, node.key)
+        assert np.array_equal(node.last_hashes(num_pages), hashes)
+        assert len(node.hashes) == num_pages * HASH_BYTES
 
 
 def _check_children(tree: Tree, node: Node) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from radixrt.cache.history import PageHistory
-from radixrt.cache.node import TOKEN_BYTES, Node
+from radixrt.cache.node import HASH_BYTES, TOKEN_BYTES, Node
 from radixrt.cache.pagehash import PageHash, UInt64
 from radixrt.cache.reuse import ReuseModel
 
@@ -38,6 +39,10 @@ class Knowledge:
         self._reuse = reuse
         self._page_bytes = page_size * TOKEN_BYTES
 
+    def seed(self, namespace: str) -> bytearray:
+        """Return the hash before a namespace's first page, native uint64."""
+        return bytearray(struct.pack("=Q", self.hash.seed(namespace)))
+
     def born(
         self,
         before: int,
@@ -46,27 +51,29 @@ class Knowledge:
         first_page: int,
         watched: dict[int, int],
         keys: UInt64 | None = None,
-    ) -> tuple[bytearray, int]:
+    ) -> tuple[bytearray, bytes]:
         """Pages were computed after the prefix of hash ``before``, which has ``first_page`` pages.
 
         ``keys`` are their hashes, if they are known. Adds those of the sample to ``watched``.
-        Returns the uses of each, those before its last eviction included, and the hash at the end.
+        Returns the uses of each, those before its last eviction included, a byte a page, and the
+        hash after each, native uint64.
         """
         if len(key) <= FEW_PAGES * self._page_bytes:
             hashes = self.hash.steps(before, key) if keys is None else keys.tolist()
-            return self._few_born(hashes, len(key), now, first_page, watched), hashes[-1]
+            uses = self._few_born(hashes, len(key), now, first_page, watched)
+            return uses, struct.pack(f"={len(hashes)}Q", *hashes)
         if keys is None:
             keys = self.hash.chain(before, key)
-        uses = np.minimum(self.history.uses(keys), 254) + np.uint8(1)
+        counts = np.minimum(self.history.uses(keys), 254) + np.uint8(1)
         if self._reuse is not None:
             num_full = len(key) // self._page_bytes
             is_watched = self._reuse.is_watched(keys[:num_full])
             if is_watched.any():
                 new = keys[:num_full][is_watched].tolist()
-                self._reuse.born(new, uses[:num_full][is_watched].tolist(), now)
+                self._reuse.born(new, counts[:num_full][is_watched].tolist(), now)
                 numbers = (np.flatnonzero(is_watched) + first_page).tolist()
                 watched.update(zip(new, numbers, strict=True))
-        return bytearray(uses.tobytes()), int(keys[-1])
+        return bytearray(counts.tobytes()), keys.tobytes()
 
     def _few_born(
         self,
@@ -133,18 +140,14 @@ class Knowledge:
     def cut(self, leaf: Node, num_pages: int, eviction: tuple[int, float, int] | None) -> None:
         """The last ``num_pages`` of a leaf are about to go; ``eviction`` (tier, when, for whom) is
         remembered."""
-        key = leaf.key[-num_pages * self._page_bytes :]
-        if num_pages == 1:
-            if eviction is not None:
+        if eviction is not None:
+            if num_pages == 1:
                 self.history.note_one(leaf.chain, leaf.uses[-1], *eviction)
-            leaf.chain = self.hash.step_back(leaf.chain, key)
-        else:
-            before = self.hash.walk_back(leaf.chain, key)
-            if eviction is not None:
-                keys = self.hash.chain(before, key)
+            else:
+                keys = leaf.last_hashes(num_pages)
                 self.history.note(keys, leaf.uses[-num_pages:], *eviction)
-            leaf.chain = before
         del leaf.uses[-num_pages:]
+        del leaf.hashes[-num_pages * HASH_BYTES :]
 
     def keys_of(self, namespace: str, key: bytes) -> UInt64:
         """Return the hash after each page of a key, uint64 [pages]."""

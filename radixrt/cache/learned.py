@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
 
-from radixrt.cache.ages import age_bucket
+from radixrt.cache.ages import EDGE_LIST
 from radixrt.cache.eviction import Policy
 from radixrt.cache.history import PageHistory
 from radixrt.cache.node import Node, Place
@@ -18,14 +18,21 @@ from radixrt.cache.sorted_dict import SortedDict
 _KINDS: Final = 8
 """Queues of a group: with or without a copy below, times the priority of a lease (0 to 3)."""
 
-_CHOICE_S: Final = 0.05
-"""How long a queue that was found to have the least worth is taken from without looking again."""
+_RANKED_S: Final = 0.05
+"""How long a head keeps the rank that it was given, though it ages."""
+
+_MAX_RANKED: Final = 1024
+"""Ranks that are kept at most: when nothing is evicted nobody asks for them."""
 
 _COPY_COST: Final = 0.2
 """What bringing a page back from the tier below costs, as a share of computing it, by default."""
 
 _PRIORITY_FACTOR: Final = 4.0
 """A step of priority makes pages worth so many times as much."""
+
+
+Ranked = tuple[float, float, Place]
+"""What losing a head costs, when it was used last, its place."""
 
 
 class LearnedOrder:
@@ -35,9 +42,10 @@ class LearnedOrder:
     whether the tier below has a copy, and by the priority of an explicit lease; within a queue the
     least recently used is first. The victim is the head with the least ``worth x cost``: worth is
     the group's at the head's age, cost what a page costs to bring back, as a share of computing it
-    (``copy_cost`` with a copy below, else 1). So choosing looks at one leaf a queue, at most a few
-    dozen, however many leaves there are. When the shadow comparison says that plain LRU would do
-    better, the victim is the least recently used of the heads, which is LRU, until it says no more.
+    (``copy_cost`` with a copy below, else 1). The heads, at most a few dozen however many leaves
+    there are, are ranked together every ``_RANKED_S``; between that a queue's next head, or a new
+    one, finds its place among them. When the shadow comparison says that plain LRU would do better,
+    the victim is the least recently used of the heads, which is LRU, until it says no more.
 
     A lease held for a time (``held_until``) loses its rank then; what was predicted of an idle
     branch decays as the ages of its group do. Hints that mean nothing make groups that do not
@@ -48,16 +56,16 @@ class LearnedOrder:
 
     def __init__(self, reuse: ReuseModel, clock: Callable[[], float] = time.monotonic) -> None:
         self.copy_cost: Callable[[], float] = lambda: _COPY_COST
-        self._copy_cost = _COPY_COST
         self._reuse = reuse
+        self._worth = reuse.worth
+        self._factors = _factors(_COPY_COST)
         self._clock = clock
         self._queues: dict[int, SortedDict[Place, Node]] = {}
         self._expiries: list[tuple[float, int, Node]] = []
         self._len = 0
-        self._chosen: SortedDict[Place, Node] | None = None
-        self._chosen_bucket = 0
-        self._chosen_until = 0.0
-        self._least = 0.0
+        self._ranked: list[Ranked] = []  # a heap; of a queue that changed also heads it had
+        self._ranked_until = 0.0
+        self._is_lru = False
 
     def __len__(self) -> int:
         return self._len
@@ -82,10 +90,10 @@ class LearnedOrder:
             queue = self._queues[node.place[0]] = SortedDict()
         queue[node.place] = node
         self._len += 1
-        if self._chosen is not None and queue.first() is node:
-            chosen_at = self._chosen_until - _CHOICE_S
-            if self._worth(node.place[0], chosen_at - node.used) <= self._least:
-                self._chosen = None
+        if self._ranked and queue.first_key() is node.place:
+            self._rank(node.place, self._ranked_until - _RANKED_S)
+            if len(self._ranked) > _MAX_RANKED:
+                self._ranked.clear()
         if node.held_until > node.used:
             heapq.heappush(self._expiries, (node.held_until, node.serial, node))
 
@@ -103,31 +111,19 @@ class LearnedOrder:
         now = self._clock()
         if self._expiries and self._expiries[0][0] <= now:
             self._expire(now)
-        chosen = self._chosen
-        if chosen and now <= self._chosen_until:
-            # No head of less worth has come since, so it is still the queue to take from.
-            head = chosen.first()
-            if head is not None and age_bucket(now - head.used) == self._chosen_bucket:
-                return head
-        if self._reuse.refresh(now):
-            self._copy_cost = self.copy_cost()
-        # Heads are compared by their places: the nodes themselves are seldom in the caches.
-        prefers_lru = self._reuse.shadow.prefers_lru
-        least = (math.inf, math.inf)
-        for number, queue in self._queues.items():
-            place = queue.first_key()
-            if place is None:
-                continue
-            used = place[1]
-            rank = (0.0 if prefers_lru else self._worth(number, now - used), used)
-            if rank < least:
-                least, chosen = rank, queue
-        assert chosen is not None
-        self._chosen = None if prefers_lru else chosen
-        self._least, used = least
-        self._chosen_bucket = age_bucket(now - used)
-        self._chosen_until = now + _CHOICE_S
-        return chosen.first()
+        ranked = self._ranked
+        if now > self._ranked_until or self._is_lru != self._reuse.shadow.prefers_lru or not ranked:
+            self._rank_all(now)
+        while True:
+            # Places are compared: the nodes themselves are seldom in the caches.
+            place = ranked[0][2]
+            queue = self._queues[place[0]]
+            head = queue.first_key()
+            if head is place:
+                return queue.first()
+            heapq.heappop(ranked)
+            if head is not None:
+                self._rank(head, now)
 
     def num_alike(self, node: Node) -> int:
         """Return how many pages at the end were used about as often as the last one."""
@@ -135,14 +131,29 @@ class LearnedOrder:
         last = uses[-1]
         return len(uses) - len(uses.rstrip(bytes((last,))))
 
-    def _worth(self, number: int, age_s: float) -> float:
-        """Return what losing a page of queue ``number`` costs, at an age."""
-        worth = self._reuse.worth[number // _KINDS][age_bucket(age_s)]
-        if number % 2:
-            worth *= self._copy_cost
-        if number % _KINDS > 1:
-            worth *= _PRIORITY_FACTOR ** (number % _KINDS // 2)
-        return worth
+    def _rank_all(self, now: float) -> None:
+        """Rank the heads of all queues."""
+        if self._worth is not self._reuse.worth:
+            self._worth = self._reuse.worth
+            self._factors = _factors(self.copy_cost())
+        self._is_lru = self._reuse.shadow.prefers_lru
+        self._ranked_until = now + _RANKED_S
+        self._ranked.clear()
+        for queue in self._queues.values():
+            head = queue.first_key()
+            if head is not None:
+                self._rank(head, now)
+
+    def _rank(self, head: Place, now: float) -> None:
+        """Put a head among the others by what losing it costs; the least recently used comes first
+        of those that cost the same."""
+        number, used, _ = head
+        cost = 0.0
+        if not self._is_lru:
+            age_s = now - used
+            bucket = bisect_right(EDGE_LIST, age_s) - 1 if age_s > 0.0 else 0
+            cost = self._worth[number // _KINDS][bucket] * self._factors[number % _KINDS]
+        heapq.heappush(self._ranked, (cost, used, head))
 
     def _expire(self, now: float) -> None:
         expiries = self._expiries
@@ -153,6 +164,13 @@ class LearnedOrder:
                 if node.place is not None:
                     self.discard(node)
                     self.add(node)
+
+
+def _factors(copy_cost: float) -> list[float]:
+    """Return what the worth of a group is multiplied by, for each kind of queue."""
+    return [
+        (copy_cost if kind % 2 else 1.0) * _PRIORITY_FACTOR ** (kind // 2) for kind in range(_KINDS)
+    ]
 
 
 def learned_policy(num_pages: int, clock: Callable[[], float] = time.monotonic) -> Policy:

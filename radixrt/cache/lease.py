@@ -119,7 +119,7 @@ class Lease:
         end, canonical, num_known = self._node, [self.pages], 0
         if end.children:
             found = tree.match(end, full)
-            path = found.path
+            path = found.path(end)
             if found.child is not None and found.split:
                 path.append(tree.split(found.child, found.split))
             if path:
@@ -290,10 +290,11 @@ class Lease:
 def acquire(tree: Tree, clock: Callable[[], float], root: Node, key: bytes, found: Match) -> Lease:
     """Lock and touch the path that was found of ``key`` below ``root``; the tree has not changed
     since."""
-    path, tail, child = found.path, None, found.child
-    beyond = None
+    end, path, child = found.end, found.path(root), found.child
+    tail, beyond = None, None
     if child is not None and found.split:
-        path = [*path, tree.split(child, found.split)]
+        end = tree.split(child, found.split)
+        path.append(end)
     if child is not None:
         node = child
         if found.tail:
@@ -303,7 +304,6 @@ def acquire(tree: Tree, clock: Callable[[], float], root: Node, key: bytes, foun
                 node = tree.split(node, tree.page_bytes)
             tail = node, found.tail // TOKEN_BYTES
         beyond = node, found.tail
-    end = path[-1] if path else root
     if child is None and end.children:
         wanted = key[found.matched : found.matched + tree.page_bytes]
         near = next(page for page in end.children.neighbours(wanted) if page is not None)

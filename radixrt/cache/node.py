@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radixrt.cache.pagehash import UInt64
 from radixrt.cache.sorted_dict import SortedDict
 
 Int32 = NDArray[np.int32]
 TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
+HASH_BYTES = 8
+_HASH: Final = struct.Struct("@Q")
 Place = tuple[int, float, int]
 _FEW = 64
 """Tokens up to which comparing numbers is quicker than comparing arrays."""
@@ -41,7 +45,8 @@ class Node:
     With a policy that learns also:
 
     ``uses``        how often each page was used, a byte a page, 255 at most
-    ``chain``       hash of the prefix up to the run's end (``PageHash``)
+    ``hashes``      of the prefix up to the end of each page (``PageHash``), native uint64; of a
+                    root of what the namespace begins with
     ``state``       what is expected of the idle branch whose parked lease is here
     ``held_until``  clock time until which a program asked to keep it, with ``priority``
 
@@ -52,9 +57,9 @@ class Node:
 
     __slots__ = (
         "backed",
-        "chain",
         "children",
         "end",
+        "hashes",
         "held_until",
         "is_branch",
         "is_ended",
@@ -90,7 +95,7 @@ class Node:
         self.place: Place | None = None
         self.backed = 0
         self.uses = bytearray()
-        self.chain = 0
+        self.hashes = bytearray()
         self.state = 0
         self.held_until = NEVER
         self.priority = 0
@@ -110,6 +115,19 @@ class Node:
     def num_tokens(self) -> int:
         """Tokens of the run."""
         return len(self.key) // TOKEN_BYTES
+
+    @property
+    def chain(self) -> int:
+        """The hash of the prefix up to the run's end; 0 without a policy that learns."""
+        hashes = self.hashes
+        if not hashes:
+            return 0
+        last: int = _HASH.unpack_from(hashes, len(hashes) - HASH_BYTES)[0]
+        return last
+
+    def last_hashes(self, num_pages: int) -> UInt64:
+        """Return a copy of the last ``num_pages`` of ``hashes``, uint64 [num_pages]."""
+        return np.frombuffer(bytes(self.hashes[-num_pages * HASH_BYTES :]), np.uint64)
 
     @property
     def is_dead(self) -> bool:

@@ -64,7 +64,7 @@ class PageAllocator:
         if n == 0:
             return
         if n == 1:
-            self._give_one(int(pages[0]))
+            self._free_one(int(pages[0]))
             return
         if pages.min() < 1 or pages.max() >= self.num_pages:
             raise InvalidArgument("pages", pages, f"page numbers are 1 .. {self.num_pages - 1}")
@@ -79,7 +79,11 @@ class PageAllocator:
         self.num_free += n
         self._is_free[pages] = True
 
-    def _give_one(self, page: int) -> None:
+    def give_one(self, page: int) -> None:
+        """``give`` for one page."""
+        self._free_one(page)
+
+    def _free_one(self, page: int) -> None:
         if not 1 <= page < self.num_pages:
             raise InvalidArgument("pages", page, f"page numbers are 1 .. {self.num_pages - 1}")
         if self._is_free[page]:

@@ -90,6 +90,10 @@ class TransferPages(PageAllocator):
             pages = pages[~busy]
         self._free(pages)
 
+    def give_one(self, page: int) -> None:
+        """``give`` for one page."""
+        self.give(np.array([page], np.int32))
+
     def states(self, pages: Int32) -> NDArray[np.uint8]:
         """Return the ``PageState`` of each of ``pages``."""
         return self._state[pages].copy()

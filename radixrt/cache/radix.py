@@ -161,14 +161,13 @@ class RadixCache:
         if child is not None and num_pages:
             runs.append(child.pages[: num_pages * PAGE_ID_BYTES])
             self._tree.use(child, self._clock())
-        elif found.path:
-            self._tree.use(found.path[-1], self._clock())
-        at = total - num_pages
-        for node in reversed(found.path):
-            if at <= first_page:
-                break
+        elif found.end.parent is not None:
+            self._tree.use(found.end, self._clock())
+        at, node = total - num_pages, found.end
+        while at > first_page and node.parent is not None:
             runs.append(node.pages)
             at -= node.num_pages
+            node = node.parent
         self.counters.acquired += 1
         self.counters.asked_tokens += prompt.prompt_len
         self.counters.hit_tokens += found.num_bytes // TOKEN_BYTES
@@ -189,7 +188,7 @@ class RadixCache:
         found = self._tree.match(root, key)
         node, at = found.child, found.split + found.tail
         if node is None:
-            end = found.path[-1] if found.path else root
+            end = found.end
             wanted = key[found.matched : found.matched + self._tree.page_bytes]
             for near in end.children.neighbours(wanted):
                 if near is not None:
@@ -235,12 +234,16 @@ class RadixCache:
         Victims are unlocked leaves in the order of ``EvictionOrder``, each from its end. Returns
         how many pages were given back.
         """
-        tree, given, now = self._tree, 0, self._clock()
+        tree, given, eviction = self._tree, 0, (self._tier, self._clock(), whom)
         while given < num_pages and (leaf := tree.order.first()) is not None:
-            num = min(num_pages - given, tree.order.num_alike(leaf))
-            pages = tree.cut(leaf, num, (self._tier, now, whom))
-            self._allocator.give(pages)
-            given += len(pages)
+            if num_pages - given == 1 and leaf.num_pages > 1:
+                self._allocator.give_one(tree.cut_one(leaf, eviction))
+                given += 1
+            else:
+                num = min(num_pages - given, tree.order.num_alike(leaf))
+                pages = tree.cut(leaf, num, eviction)
+                self._allocator.give(pages)
+                given += len(pages)
         self.counters.evicted_pages += given
         return given
 
@@ -252,7 +255,7 @@ class RadixCache:
         if root is None:
             return 0
         found = self._tree.match(root, key)
-        first = found.path[-1] if found.path else root
+        first = found.end
         start = num_pages * self.page_size * TOKEN_BYTES
         end = found.matched
         if found.child is not None and found.split:

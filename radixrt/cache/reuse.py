@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ MAX_WATCHED: Final = 16_384
 """Pages watched at most: about 4 MB with the shadow caches."""
 
 REFRESH_S: Final = 20.0
-"""Seconds between two looks at what was learned; each takes some milliseconds."""
+"""Seconds between two looks at what was learned; each takes about a millisecond."""
 
 _RUNNING = -1
 
@@ -53,6 +54,11 @@ def idle_state(pause_s: float | None) -> int:
 def group_of(state: int, uses: int) -> int:
     """Return the group of a page in a state after ``uses`` uses, its first one included."""
     return state * (len(_USES) + 1) + bisect_right(_USES, uses)
+
+
+def _view(numbers: array[Any]) -> NDArray[Any]:
+    """Return the same memory as an array."""
+    return np.frombuffer(numbers, numbers.typecode)
 
 
 class ReuseModel:
@@ -77,15 +83,15 @@ class ReuseModel:
         self._every_int = (1 << shift) - 1
         self._every = np.uint64(self._every_int)
         self.shadow = Shadow(max(1, num_pages >> shift))
-        # Lists, for they are changed element by element; by group and bucket, flat.
-        self._uses = [0.0] * (NUM_GROUPS * NUM_AGES)
-        self._time = [0.0] * (NUM_GROUPS * NUM_AGES)
-        self._passed = [0] * (NUM_GROUPS * NUM_AGES)
+        # By group and bucket, flat; changed one by one, and looked at together (``_view``).
+        self._uses = array("d", [0.0]) * (NUM_GROUPS * NUM_AGES)
+        self._time = array("d", [0.0]) * (NUM_GROUPS * NUM_AGES)
+        self._passed = array("q", [0]) * (NUM_GROUPS * NUM_AGES)
         self._slots: OrderedDict[int, int] = OrderedDict()  # by key, the longest unused first
         self._free = list(range(MAX_WATCHED))
-        self._group = [_RUNNING] * MAX_WATCHED
-        self._since = [0.0] * MAX_WATCHED
-        self._counted = [0.0] * MAX_WATCHED
+        self._group = array("q", [_RUNNING]) * MAX_WATCHED
+        self._since = array("d", [0.0]) * MAX_WATCHED
+        self._counted = array("d", [0.0]) * MAX_WATCHED
         self._num_uses = [0] * MAX_WATCHED
         self._refreshed = now
         self.worth: list[list[float]] = self._worths()
@@ -145,16 +151,16 @@ class ReuseModel:
             self._group[slot] = group
             self._since[slot] = self._counted[slot] = now
             self.shadow.rests(key, group, now)
+        # Here, where a request has been answered: no eviction has to wait for it.
+        if now - self._refreshed >= REFRESH_S:
+            self.refresh(now)
 
-    def refresh(self, now: float) -> bool:
-        """Take what was observed into ``worth``, if the last time is long ago; True if it did."""
-        if now - self._refreshed < REFRESH_S:
-            return False
+    def refresh(self, now: float) -> None:
+        """Take what was observed into ``worth``, which is a new list then."""
         self._refreshed = now
         self._count_all(now)
         self.worth = self._worths()
         self.shadow.worth = self.worth
-        return True
 
     # -- inside
 
@@ -187,28 +193,25 @@ class ReuseModel:
 
     def _count_all(self, now: float) -> None:
         """``_count`` for all pages that rest."""
-        groups, since = np.array(self._group), np.array(self._since)
-        counted = np.array(self._counted)
+        groups, since, counted = _view(self._group), _view(self._since), _view(self._counted)
         low, high = np.minimum(counted - since, OLDEST_S), np.minimum(now - since, OLDEST_S)
         grown = np.flatnonzero((groups != _RUNNING) & (high > low))
         at, low, high = groups[grown] * NUM_AGES, low[grown], high[grown]
         first = np.searchsorted(EDGES[1:], low, "right")
         last = np.searchsorted(EDGES[1:], high, "right")
         num = NUM_GROUPS * NUM_AGES
-        passed = np.bincount(at + first, minlength=num) - np.bincount(at + last, minlength=num)
-        time = np.bincount(at + last, high - EDGES[last], num)
+        passed, time = _view(self._passed), _view(self._time)
+        passed += np.bincount(at + first, minlength=num) - np.bincount(at + last, minlength=num)
+        time += np.bincount(at + last, high - EDGES[last], num)
         time -= np.bincount(at + first, low - EDGES[first], num)
-        self._passed = (np.array(self._passed) + passed).tolist()
-        self._time = (np.array(self._time) + time).tolist()
         counted[grown] = now
-        self._counted = counted.tolist()
 
     def _observed(self) -> tuple[Float64, Float64]:
         """Return uses and rested time by group and bucket, float64 [groups, ages] each."""
         shape = NUM_GROUPS, NUM_AGES
-        passed = np.array(self._passed, np.float64).reshape(shape).cumsum(axis=1)
-        time = np.array(self._time).reshape(shape) + passed * _WIDTHS
-        return np.array(self._uses).reshape(shape), np.maximum(time, 0.0)
+        passed = _view(self._passed).reshape(shape).cumsum(axis=1)
+        time = _view(self._time).reshape(shape) + passed * _WIDTHS
+        return _view(self._uses).reshape(shape), np.maximum(time, 0.0)
 
     def _hazards(self) -> Float64:
         uses, time = self._observed()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from radixrt.cache.node import TOKEN_BYTES, Node, common_prefix
+from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, common_prefix
 from radixrt.cache.shortcuts import Shortcuts
 
 
 class Match(NamedTuple):
-    """How far a key is known, in bytes.
+    """How far a key is known below a node, in bytes.
 
-    ``path`` are the nodes matched to their ends, ``matched`` bytes together. ``child`` continues
-    for ``split`` bytes of full pages and ``tail`` bytes of one more page.
+    ``end`` is the last node that is matched to its end, the one the search began at if none is;
+    ``matched`` bytes lead there. ``child`` continues for ``split`` bytes of full pages and ``tail``
+    bytes of one more page. Valid until the tree changes.
     """
 
-    path: list[Node]
+    end: Node
     matched: int
     child: Node | None
     split: int
@@ -26,8 +27,21 @@ class Match(NamedTuple):
         """Bytes of the key that are known."""
         return self.matched + self.split + self.tail
 
+    def path(self, start: Node) -> list[Node]:
+        """Return the nodes that were matched to their ends, for a search that began at ``start``.
 
-NOTHING: Final = Match([], 0, None, 0, 0)
+        They are sought when they are asked for: each is a cache miss or two.
+        """
+        path: list[Node] = []
+        node = self.end
+        while node is not start:
+            assert node.parent is not None
+            path.append(node)
+            node = node.parent
+        return path[::-1]
+
+
+NOTHING: Final = Match(Node(0, None, bytearray(), bytearray(), NEVER), 0, None, 0, 0)
 """The match of a key in a namespace that has nothing."""
 
 
@@ -41,17 +55,17 @@ class Search:
     def match(self, node: Node, key: bytes) -> Match:
         """Return how far the tree below ``node`` knows ``key``."""
         if node.parent is not None:
-            return self._walk(node, key, [], 0)
+            return self._walk(node, key, 0)[0]
         start = self.shortcuts.find(node, key)
-        path = _path_to(start)
-        num_passed = len(path)
-        found = self._walk(start, key, path, start.end)
-        self.shortcuts.note(node, key, found.path, len(found.path) - num_passed)
+        found, num_walked = self._walk(start, key, start.end)
+        self.shortcuts.note(node, key, found.end, num_walked)
         return found
 
-    def _walk(self, node: Node, key: bytes, path: list[Node], at: int) -> Match:
-        """Match ``key`` from byte ``at`` on below ``node``, which ``path`` leads to."""
+    def _walk(self, node: Node, key: bytes, at: int) -> tuple[Match, int]:
+        """Match ``key`` from byte ``at`` on below ``node``; also return how many nodes below it
+        were matched to their ends."""
         page_bytes = self._page_bytes
+        num_walked = 0
         last = len(key) - page_bytes
         while at <= last:
             child = node.children.get(key[at : at + page_bytes])
@@ -63,18 +77,16 @@ class Search:
             if num > page_bytes and not key.startswith(run, at):
                 common = common_prefix(key, at, run)
                 tail = common % page_bytes
-                return Match(path, at, child, common - tail, tail)
-            path.append(child)
+                return Match(node, at, child, common - tail, tail), num_walked
             at += num
             node = child
-        if not node.children:
-            return Match(path, at, None, 0, 0)
+            num_walked += 1
         nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
-        return Match(path, at, nearest, 0, tail)
+        return Match(node, at, nearest, 0, tail), num_walked
 
     def _nearest_page(self, node: Node, wanted: bytes) -> tuple[Node | None, int]:
         best, tail = None, 0
-        if wanted and self._page_bytes > TOKEN_BYTES:
+        if wanted and node.children and self._page_bytes > TOKEN_BYTES:
             for neighbour in node.children.neighbours(wanted):
                 common = common_prefix(wanted, 0, neighbour) if neighbour is not None else 0
                 if common > tail:
@@ -99,12 +111,3 @@ def below(node: Node) -> list[Node]:
     for parent in nodes:
         nodes += parent.children.values()
     return nodes[::-1]
-
-
-def _path_to(node: Node) -> list[Node]:
-    """Return the nodes from below the root to ``node``."""
-    path: list[Node] = []
-    while node.parent is not None:
-        path.append(node)
-        node = node.parent
-    return path[::-1]

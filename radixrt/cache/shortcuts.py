@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from radixrt.cache.node import Node, common_prefix
@@ -67,16 +66,14 @@ class Shortcuts:
             node = node.parent
         return root
 
-    def note(self, root: Node, key: bytes, path: Sequence[Node], num_walked: int) -> None:
-        """``num_walked`` nodes had to be walked to find ``path``, which ``key`` begins with."""
+    def note(self, root: Node, key: bytes, end: Node, num_walked: int) -> None:
+        """``num_walked`` nodes had to be walked to find ``end``; ``key`` begins with its prefix."""
+        while num_walked >= self._min_nodes and len(end.key) > LONG_RUN_BYTES:
+            assert end.parent is not None
+            end = end.parent
+            num_walked -= 1
         if num_walked < self._min_nodes:
             return
-        last = len(path)
-        while last and len(path[last - 1].key) > LONG_RUN_BYTES:
-            last -= 1
-        if num_walked - (len(path) - last) < self._min_nodes:
-            return
-        end = path[last - 1]
         way = _Way(key[: end.end], end)
         ways = self._ways.setdefault((root.serial, key[: self._page_bytes]), [])
         # One that led to a part of the same path is replaced.

@@ -34,11 +34,16 @@ class SortedDict(dict[K, V]):
 
     def __delitem__(self, key: K) -> None:
         super().__delitem__(key)
-        at = bisect_left(self._blocks, key, key=_last_key)
-        block = self._blocks[at]
-        del block[bisect_left(block, key)]
+        blocks = self._blocks
+        if key == blocks[0][0]:  # as all that goes in order: no key but this one is looked at
+            at = index = 0
+        else:
+            at = bisect_left(blocks, key, key=_last_key)
+            index = bisect_left(blocks[at], key)
+        block = blocks[at]
+        del block[index]
         if not block:
-            del self._blocks[at]
+            del blocks[at]
 
     def first(self) -> V | None:
         """Return the value of the smallest key; None when empty."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 from radixrt.cache.counters import CacheCounters
 from radixrt.cache.eviction import Policy, RecencyOrder
 from radixrt.cache.knowledge import Knowledge
 from radixrt.cache.node import (
+    HASH_BYTES,
     NEVER,
     PAGE_ID_BYTES,
     TOKEN_BYTES,
@@ -16,6 +19,8 @@ from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32, PageAllocator
 from radixrt.cache.search import Match, Search
 from radixrt.cache.watcher import Watcher
+
+_PAGE_ID = struct.Struct("@i")
 
 ONE_MORE = bytes(min(uses + 1, 255) for uses in range(256))
 """What ``bytes.translate`` makes of a page's uses when it is used again."""
@@ -60,7 +65,7 @@ class Tree:
             self.version += 1
             root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
             if self.known is not None:
-                root.chain = self.known.hash.seed(namespace)
+                root.hashes = self.known.seed(namespace)
         return root
 
     def match(self, node: Node, key: bytes) -> Match:
@@ -86,9 +91,10 @@ class Tree:
         node.backed -= upper.backed
         upper.state = node.state
         if self.known is not None:
-            upper.chain = self.known.hash.walk_back(node.chain, node.key[num_bytes:])
             upper.uses = node.uses[: upper.num_pages]
+            upper.hashes = node.hashes[: upper.num_pages * HASH_BYTES]
             del node.uses[: upper.num_pages]
+            del node.hashes[: upper.num_pages * HASH_BYTES]
         del node.key[:num_bytes]
         del node.pages[:num_page_bytes]
         parent.adopt(self._first_page(upper), upper)
@@ -124,20 +130,20 @@ class Tree:
         self.num_locked += num_pages
         self.counters.inserted_pages += num_pages
         is_apart = node.parent is None or node.locks > 1 or node.parks or node.children
-        uses, chain, before = bytearray(), 0, node.chain
+        uses, hashes, before = bytearray(), b"", node.chain
         if self.known is not None:
-            uses, chain = self.known.born(node.chain, key, used, first_page, watched, keys)
+            uses, hashes = self.known.born(before, key, used, first_page, watched, keys)
         if not is_apart and len(key) >= self.page_bytes:
             node.key += key
             node.end += len(key)
             node.pages += pages
             node.uses += uses
-            node.chain = chain
+            node.hashes += hashes
             for watcher in self.watchers:
                 watcher.appended(node, before, key)
             return node
         child = self._node(node, bytearray(key), pages, used)
-        child.uses, child.chain = uses, chain
+        child.uses, child.hashes = uses, bytearray(hashes)
         # The child holds the lock on the node that the lease held itself until now.
         child.locks = 1
         node.is_branch = node.is_branch or bool(node.children)
@@ -162,14 +168,7 @@ class Tree:
         self.version += 1
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
-            if self.known is not None:
-                self.known.cut(node, num_pages, eviction)
-            del node.key[-num_pages * self.page_bytes :]
-            node.end -= num_pages * self.page_bytes
-            node.least_end = min(node.least_end, node.end)
-            del node.pages[-num_pages * PAGE_ID_BYTES :]
-            node.backed = min(node.backed, node.num_pages)
-            self._replace(node)
+            self._shorten(node, num_pages, eviction)
         else:
             pages = bytes(node.pages)
             if self.known is not None and eviction is not None:
@@ -187,6 +186,17 @@ class Tree:
             self._settle(parent)
         self.num_cached -= len(pages) // PAGE_ID_BYTES
         return page_ids(pages)
+
+    def cut_one(self, node: Node, eviction: tuple[int, float, int]) -> int:
+        """``cut`` for the last page of several, without arrays: the case that is in every step's
+        path."""
+        for watcher in self.watchers:
+            watcher.cut(node, 1)
+        self.version += 1
+        (page,) = _PAGE_ID.unpack_from(node.pages, len(node.pages) - PAGE_ID_BYTES)
+        self._shorten(node, 1, eviction)
+        self.num_cached -= 1
+        return int(page)
 
     # -- locks
 
@@ -323,6 +333,20 @@ class Tree:
 
     # -- inside
 
+    def _shorten(self, node: Node, num_pages: int, eviction: tuple[int, float, int] | None) -> None:
+        """Take the last pages off a leaf that has more."""
+        if self.known is not None:
+            self.known.cut(node, num_pages, eviction)
+        num_bytes = num_pages * self.page_bytes
+        del node.key[-num_bytes:]
+        del node.pages[-num_pages * PAGE_ID_BYTES :]
+        node.end -= num_bytes
+        if node.end < node.least_end:
+            node.least_end = node.end
+        if node.backed:
+            node.backed = min(node.backed, node.num_pages)
+        self._replace(node)
+
     def _node(
         self, parent: Node | None, key: bytearray, pages: bytes | bytearray, used: float = NEVER
     ) -> Node:
@@ -386,6 +410,7 @@ class Tree:
             node.backed += child.backed
         child.backed = node.backed
         child.uses = node.uses + child.uses
+        child.hashes = node.hashes + child.hashes
         if node.held_until > child.held_until:
             child.held_until, child.priority = node.held_until, node.priority
         node.end -= len(node.key)

@@ -15,9 +15,7 @@ tokens = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=70)
 
 
 @given(page_size=page_sizes, ids=tokens, cut=st.integers(0, 70))
-def test_a_chain_continues_where_another_ended_and_can_be_walked_back(
-    page_size: int, ids: list[int], cut: int
-) -> None:
+def test_a_chain_continues_where_another_ended(page_size: int, ids: list[int], cut: int) -> None:
     hashes = PageHash(page_size)
     key = encode(np.array(ids, np.int32))
     start = hashes.seed("model")
@@ -27,8 +25,6 @@ def test_a_chain_continues_where_another_ended_and_can_be_walked_back(
     before = front[-1] if front else start
     rest = hashes.chain(before, key[cut:]).tolist() if key[cut:] else []
     assert front + rest == whole
-    if rest:
-        assert hashes.walk_back(rest[-1], key[cut:]) == before
 
 
 @given(page_size=page_sizes, ids=tokens, at=st.integers(0, 69), other=st.integers(1, 2**30))

@@ -131,8 +131,8 @@ def test_shortcuts_have_a_bounded_memory(
     monkeypatch.setattr(shortcuts, "MAX_BYTES", 3 * LONG.nbytes)
     remembered = Shortcuts(cache.tree.page_bytes, min_nodes=1)
     root = cache.tree.roots["a"]
-    path = cache.tree.match(root, encode(LONG)).path
+    found = cache.tree.match(root, encode(LONG))
     keys = [encode((LONG + 1000 * i).astype(np.int32)) for i in range(10)]
     for key in keys:
-        remembered.note(root, key, path, len(path))
+        remembered.note(root, key, found.end, len(found.path(root)))
     assert remembered.keys(root) == keys[-3:], "the latest three fit"

@@ -186,7 +186,6 @@ class _TreeEvents:
 
     def __init__(self, tree: Tree, medium: str, events: KvEvents) -> None:
         assert tree.known is not None, "the tree's pages have no hashes"
-        self._hash = tree.known.hash
         self._tree = tree
         self._medium = medium
         self._events = events
@@ -197,7 +196,7 @@ class _TreeEvents:
         full = key[: len(key) // page_bytes * page_bytes]
         if not full:
             return
-        hashes = self._hash.chain(before, full).tolist()
+        hashes: list[int] = node.last_hashes(len(full) // page_bytes).tolist()
         parent = None if before == _root_of(node).chain else before
         tokens: list[int] = decode(full).tolist()
         page_size = page_bytes // TOKEN_BYTES
@@ -208,10 +207,7 @@ class _TreeEvents:
         page_bytes = self._tree.page_bytes
         if len(node.key) < page_bytes:
             return
-        key = node.key[-num_pages * page_bytes :]
-        before = self._hash.walk_back(node.chain, key)
-        hashes: list[int] = self._hash.chain(before, key).tolist()
-        self._events.put(BlockRemoved(hashes, self._medium))
+        self._events.put(BlockRemoved(node.last_hashes(num_pages).tolist(), self._medium))
 
     def cleared(self) -> None:
         """Each block that goes is told as well."""
