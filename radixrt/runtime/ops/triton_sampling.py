@@ -67,7 +67,7 @@ def _sample(
     row = logits + index.to(tl.int64) * row_stride
     best = tl.full([BLOCK], float("-inf"), tl.float32)
     best_at = tl.zeros([BLOCK], tl.int32)
-    for begin in range(0, vocab_size, BLOCK):
+    for begin in tl.range(0, vocab_size, BLOCK, loop_unroll_factor=4):
         columns = begin + tl.arange(0, BLOCK)
         x = tl.load(row + columns, mask=columns < vocab_size, other=float("-inf")).to(tl.float32)
         is_better = x > best
