@@ -92,6 +92,14 @@ class PageAllocator:
         self.num_free += 1
         self._is_free[page] = True
 
+    def sort(self) -> None:
+        """Hand out neighbours one after the other again, from the lowest on.
+
+        A device reads pages faster that lie side by side: fewer translations of addresses serve
+        them.
+        """
+        self._stack[: self.num_free] = np.sort(self._stack[: self.num_free])[::-1]
+
     def is_free(self, pages: Int32) -> NDArray[np.bool_]:
         """Return for each of ``pages`` whether nobody owns it, bool [n]."""
         return self._is_free[pages]

@@ -293,7 +293,9 @@ class RadixCache:
         if not self._tree.num_locked:
             for watcher in self._tree.watchers:
                 watcher.cleared()
-        return self.evict(self.num_evictable)
+        evicted = self.evict(self.num_evictable)
+        self._allocator.sort()
+        return evicted
 
     def check(self) -> None:
         """Assert every invariant of the tree and its accounts; for tests, walks all of it."""

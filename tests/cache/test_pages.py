@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +66,16 @@ def test_pages_are_conserved(sizes: list[int], random: object) -> None:
         assert 0 not in owned
         assert allocator.num_free + len(owned) == 32
         assert not allocator.is_free(np.array(owned, dtype=np.int32)).any()
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=20), st.randoms())
+def test_sorted_pages_are_handed_out_side_by_side(sizes: list[int], random: Random) -> None:
+    allocator = PageAllocator(200)
+    held = [allocator.take(n) for n in sizes]
+    random.shuffle(held)
+    kept = held.pop()
+    for pages in held:
+        allocator.give(pages)
+    allocator.sort()
+    free = sorted(set(range(1, 200)) - set(kept.tolist()))
+    assert allocator.take(allocator.num_free).tolist() == free
