@@ -7,7 +7,8 @@
 Every way moves the same tokens of all layers, from pages in a random order to pages in another, and
 is checked page by page before it is timed. A rate is the bytes over the median time, the launches
 on the host included; the share is of the block copy of as many bytes in the same run: pinned memory
-to the device with cudaMemcpy, or memcpy on one thread of a CPU.
+to the device with cudaMemcpy, or memcpy on one thread of a CPU, where a move has the mover's thread
+and the one that waits for it, or one alone.
 """
 
 from __future__ import annotations
@@ -227,7 +228,10 @@ def measure_mover(case: Case, mover: Any, block: dict[str, float], repeats: int)
         rate = case.num_bytes / seconds_of(call, pools.device, repeats) / 1e9
         row |= {f"{name} GB/s": rate, f"{name} share": rate / block[name]}
     if pools.device.type == "cpu":
-        row |= paired_shares({"load": load, "store": store}, block_calls(case), repeats)
+        blocks = block_calls(case)
+        row |= paired_shares({"load": load, "store": store}, blocks, repeats)
+        alone = paired_shares(on_one_thread(case, mover), blocks, repeats)
+        row |= {f"{name}, one thread": share for name, share in alone.items()}
     devices.synchronize(pools.device)
     begin = time.perf_counter()
     move = mover.load(case.pages, case.host_pages)
@@ -243,6 +247,19 @@ def measure_mover(case: Case, mover: Any, block: dict[str, float], repeats: int)
         move.finish()
     row["all layers s"] = time.perf_counter() - begin
     return row
+
+
+def on_one_thread(case: Case, mover: Any) -> dict[str, Callable[[], Any]]:
+    """Return moves between CPU pools that the calling thread makes alone: who waits for a move
+    copies as well, beside the mover's thread."""
+    from radixrt.runtime.transfer.cpu import CpuMove
+
+    return {
+        name: lambda to_host=to_host: CpuMove(
+            mover, case.pages, case.host_pages, to_host=to_host
+        ).run()
+        for name, to_host in (("load", False), ("store", True))
+    }
 
 
 def sgl_calls(case: Case) -> dict[str, tuple[str, str, Callable[[], None]]]:

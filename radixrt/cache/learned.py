@@ -147,13 +147,16 @@ class LearnedOrder:
     def _rank(self, head: Place, now: float) -> None:
         """Put a head among the others by what losing it costs; the least recently used comes first
         of those that cost the same."""
+        heapq.heappush(self._ranked, (self._cost(head, now), head[1], head))
+
+    def _cost(self, head: Place, now: float) -> float:
+        """Return what losing a head costs; nothing while the order is LRU."""
+        if self._is_lru:
+            return 0.0
         number, used, _ = head
-        cost = 0.0
-        if not self._is_lru:
-            age_s = now - used
-            bucket = bisect_right(EDGE_LIST, age_s) - 1 if age_s > 0.0 else 0
-            cost = self._worth[number // _KINDS][bucket] * self._factors[number % _KINDS]
-        heapq.heappush(self._ranked, (cost, used, head))
+        age_s = now - used
+        bucket = bisect_right(EDGE_LIST, age_s) - 1 if age_s > 0.0 else 0
+        return self._worth[number // _KINDS][bucket] * self._factors[number % _KINDS]
 
     def _expire(self, now: float) -> None:
         expiries = self._expiries

@@ -66,8 +66,7 @@ class PageAllocator:
         if n == 1:
             self._free_one(int(pages[0]))
             return
-        if pages.min() < 1 or pages.max() >= self.num_pages:
-            raise InvalidArgument("pages", pages, f"page numbers are 1 .. {self.num_pages - 1}")
+        self._check_numbers(pages)
         if self._is_free[pages].any():
             free = pages[self._is_free[pages]]
             raise InvalidArgument("pages", free, "these are free already: give a page back once")
@@ -82,6 +81,10 @@ class PageAllocator:
     def give_one(self, page: int) -> None:
         """``give`` for one page."""
         self._free_one(page)
+
+    def _check_numbers(self, pages: Int32) -> None:
+        if pages.min() < 1 or pages.max() >= self.num_pages:
+            raise InvalidArgument("pages", pages, f"page numbers are 1 .. {self.num_pages - 1}")
 
     def _free_one(self, page: int) -> None:
         if not 1 <= page < self.num_pages:

@@ -79,6 +79,7 @@ class TransferPages(PageAllocator):
         """Take ``pages`` back; those with readers drain first. See ``PageAllocator.give``."""
         if len(pages) == 0:
             return
+        self._check_numbers(pages)
         states = self._state[pages]
         if (states == PageState.DRAINING).any():
             raise InvalidArgument("pages", pages, "a draining page was given back already")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from radixrt.cache.learned import learned_policy
+from radixrt.cache.learned import LearnedOrder, learned_policy
 from radixrt.cache.lease import Lease
 from radixrt.cache.pages import PageAllocator
 from radixrt.cache.radix import RadixCache
@@ -190,3 +190,27 @@ def test_what_an_earlier_lease_knew_spares_hashing_and_changes_nothing() -> None
         assert told._watched == fresh._watched
         fresh.release()
         told.release()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_victim_is_the_head_whose_loss_costs_least(seed: int) -> None:
+    story, rng = Story(400), np.random.default_rng(seed)
+    order = story.cache.tree.order
+    assert isinstance(order, LearnedOrder)
+    for i in range(300):
+        text = "".join(chr(65 + token) for token in rng.integers(0, 4, rng.integers(1, 9)))
+        lease = story.compute(text)
+        if i % 3:
+            lease.release(ended=i % 3 == 1)
+        else:
+            lease.park(0.0, pause_s=float(rng.integers(1, 100)))
+            lease.hold(float(rng.integers(0, 50)), int(rng.integers(0, 4)))
+        story.now += 0.1 + float(rng.exponential(2.0))  # they are ranked anew
+        for _ in range(i % 4):
+            victim = order.first()
+            assert victim is not None
+            heads = [head for queue in order._queues.values() if (head := queue.first_key())]
+            assert victim.place in heads
+            least = min((order._cost(head, story.now), head[1]) for head in heads)
+            assert (order._cost(victim.place, story.now), victim.used) == least
+            story.cache.evict(1)

@@ -49,6 +49,20 @@ def test_namespaces_have_hashes_of_their_own() -> None:
     assert not (one == two).any()
 
 
+@given(ids=tokens, key=st.integers(0, 2**64 - 1), uses=st.integers(1, 255))
+def test_one_record_is_the_same_as_many(ids: list[int], key: int, uses: int) -> None:
+    one, many = PageHistory(1 << 10), PageHistory(1 << 10)
+    keys = np.append(PageHash(1).chain(key, encode(np.array(ids, np.int32))), np.uint64(key))
+    for each in keys.tolist():
+        one.note_one(each, uses, 1, 5.0, -7)
+    many.note(keys, bytes([uses]) * len(keys), 1, 5.0, -7)
+    assert one.uses(keys).tolist() == many.uses(keys).tolist()
+    assert [one.uses_of(each) for each in keys.tolist()] == many.uses(keys).tolist()
+    assert one.evictions(keys) == many.evictions(keys)
+    assert [one.evictions(keys[i : i + 1])[0] for i in range(len(keys))] == many.evictions(keys)
+    assert many.uses_of(key) == uses
+
+
 def test_an_eviction_is_remembered_until_its_place_is_needed() -> None:
     history = PageHistory(1 << 10)
     hashes = PageHash(1)

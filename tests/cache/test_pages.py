@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radixrt.cache.pages import PageAllocator
+from radixrt.cache.pagestates import TransferPages
 from radixrt.errors import InvalidArgument, OutOfPages
 
 
@@ -42,6 +43,31 @@ def test_a_page_that_cannot_be_given_back_is_refused_and_none_is(wrong: list[int
     assert allocator.num_free == 3
     allocator.give(taken)
     assert allocator.num_free == 7
+
+
+@pytest.mark.parametrize(
+    "pages", [PageAllocator(8), TransferPages(8)], ids=lambda p: type(p).__name__
+)
+def test_a_page_given_alone_is_checked_as_among_others(pages: PageAllocator) -> None:
+    taken = pages.take(4)
+    pages.give_one(int(taken[2]))
+    assert pages.num_free == 4
+    for wrong in (0, 8, int(taken[2])):
+        with pytest.raises(InvalidArgument, match="pages="):
+            pages.give_one(wrong)
+    assert pages.num_free == 4
+
+
+def test_a_page_that_is_given_alone_drains_before_it_is_free() -> None:
+    pages = TransferPages(8)
+    taken = pages.take(1)
+    pages.fill(taken)
+    pages.publish(taken)
+    pages.read(taken)
+    pages.give_one(int(taken[0]))
+    assert (pages.num_free, pages.num_draining) == (6, 1)
+    pages.read_done(taken)
+    assert (pages.num_free, pages.num_draining) == (7, 0)
 
 
 def test_no_pages_can_be_taken_and_given() -> None:
