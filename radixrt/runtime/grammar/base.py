@@ -30,6 +30,10 @@ class Matcher(Protocol):
         """Accept a token that the last mask allowed; ``GrammarError`` for any other."""
         ...
 
+    def allows(self, token_id: int) -> bool:
+        """Whether the next mask allows a token; takes a microsecond."""
+        ...
+
     def try_advance(self, token_ids: list[int]) -> bool:
         """Accept all of ``token_ids``, or none: then the state is as before."""
         ...

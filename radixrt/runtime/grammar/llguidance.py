@@ -199,6 +199,10 @@ class LlguidanceMatcher:
         self._token_ids.append(token_id)
         return True
 
+    def allows(self, token_id: int) -> bool:
+        """Whether a token can come next."""
+        return not self.inner.is_error() and self.inner.validate_tokens([token_id]) == 1
+
     def try_advance(self, token_ids: list[int]) -> bool:
         """Accept all of ``token_ids``, or none."""
         if self.inner.is_error():
