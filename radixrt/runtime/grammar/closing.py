@@ -193,7 +193,7 @@ class _Search:
 
     def _proposed(self, completer: Completer) -> Iterator[list[int]]:
         """Yield what a completer proposes: whole ends that are ones, then steps towards one."""
-        if self.num_proposals >= MOST_PROPOSALS:
+        if self.num_proposals >= MOST_PROPOSALS or time.monotonic() > self.stop_at:
             return
         self.num_proposals += 1
         text = self.text + self.vocabulary.decode(self.way)

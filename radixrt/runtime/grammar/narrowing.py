@@ -36,6 +36,8 @@ _TYPE_OF = {keyword: kind for kind, names in _ABOUT.items() for keyword in names
 
 def narrow(schema: Schema, root: Any) -> None:
     """Rewrite a schema within ``root`` in place, into one with the same valid values."""
+    if "$ref" in schema:
+        return  # what stands beside a reference counts in some drafts only
     _drop_shared_types(schema, root)
     _keep_valid_values(schema, root)
 
