@@ -11,9 +11,9 @@ the schema; how many are the same with and without jump-forward is reported (in 
 bf16 the rounding of a logit depends on how many rows a step has, with or without a constraint).
 
 ``throughput``: the time of a batch without a constraint over that of the one under a constraint
-just before it, whose texts had as many tokens each. ``start_ms`` passed before the first step was taken
-in, ``end_ms`` after the last one. ``jump_forward``: five string fields with names of ten and more
-characters, with and without. Prints one JSON object.
+just before it, whose texts had as many tokens each. ``start_ms`` passed before the first step was
+taken in, ``end_ms`` after the last one. ``jump_forward``: five string fields with names of ten and
+more characters, with and without. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from radixrt.runtime.grammar import gbnf
-from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.base import EngineRefusal, GrammarError
 from radixrt.runtime.grammar.closing import shortest_close
 from radixrt.runtime.grammar.compiled import Compiled, Validator
 from radixrt.runtime.grammar.completing import Completer
@@ -25,6 +25,7 @@ from radixrt.runtime.grammar.llguidance import (
     regex_grammar,
 )
 from radixrt.runtime.grammar.pattern_texts import PatternTexts
+from radixrt.runtime.grammar.refusing import refusal
 from radixrt.runtime.grammar.tools import ToolValidator, parse_tools, tools_grammar
 from radixrt.runtime.grammar.validate import FinalValidator
 from radixrt.runtime.grammar.verdicts import Judged, Outlook
@@ -61,16 +62,12 @@ def adopt(
         outlook=judged.outlook,
         completer=completer_of(judged.outlook),
     )
-    return compiled, build(engine, compiled, spec.kind)
+    return compiled, build(engine, compiled)
 
 
-def build(engine: LlguidanceEngine, compiled: Compiled, kind: str = "grammar") -> LlguidanceMatcher:
-    """Return a new matcher at the start of a constraint. Raises ``GrammarError``, which names its
-    ``kind``."""
-    try:
-        matcher = engine.build(compiled.grammar)
-    except GrammarError as error:
-        raise GrammarError(f"{kind}: {error}") from None
+def build(engine: LlguidanceEngine, compiled: Compiled) -> LlguidanceMatcher:
+    """Return a new matcher at the start of a constraint. Raises ``GrammarError``."""
+    matcher = engine.build(compiled.grammar)
     return counting(matcher, compiled.limits, engine.vocabulary, compiled.healed)
 
 
@@ -90,7 +87,10 @@ def compile_grammar(
     Takes milliseconds to seconds, most of them without the interpreter lock.
     """
     check_text(spec)
-    compiled, matcher = _compile(engine, spec)
+    try:
+        compiled, matcher = _compile(engine, spec)
+    except EngineRefusal as error:
+        raise GrammarError(refusal(spec.kind, spec.text, error.said)) from None
     if spec.finish == "valid":
         is_json = spec.kind in ("json_schema", "tools")
         try:
@@ -130,13 +130,13 @@ def _compile(engine: LlguidanceEngine, spec: GrammarSpec) -> tuple[Compiled, Llg
         tools = parse_tools(spec.text)
         grammar = lark_grammar(_healed(tools_grammar(tools, engine.vocabulary), spec))
         compiled = Compiled(grammar, is_enforced=False, validator=ToolValidator(tools), tools=tools)
-        return compiled, build(engine, compiled, spec.kind)
+        return compiled, build(engine, compiled)
     if spec.kind == "regex" and not spec.heal:
         grammar = regex_grammar(spec.text)
     else:
         grammar = lark_grammar(_healed(_lark(spec), spec))
     compiled = Compiled(grammar)
-    return compiled, build(engine, compiled, spec.kind)
+    return compiled, build(engine, compiled)
 
 
 def _compile_schema(
@@ -164,7 +164,7 @@ def _compile_schema(
     if spec.finish == "valid" and spec.indent is None:
         compiled = _with_outlook(compiled, schema, engine)
     if spec.heal:
-        return compiled, build(engine, compiled, spec.kind)
+        return compiled, build(engine, compiled)
     return compiled, schema.matcher
 
 

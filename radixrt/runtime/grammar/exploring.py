@@ -41,14 +41,14 @@ def shortest_spelling(
     """Return tokens after which ``end`` returns some, and those; None when none were found.
 
     ``end(way, allowed)`` is asked in every state, which the matcher is in and stays in; ``allowed``
-    are the tokens of one byte that can follow. ``stop_at`` is in monotonic seconds. The matcher's
-    state is the same afterwards.
+    are the tokens of one byte that can follow. ``stop_at`` is in seconds of the thread's processor
+    time. The matcher's state is the same afterwards.
     """
     first = _State([], 0, _singles(matcher, vocabulary))
     states = deque([first])
     seen = {(0, first.allowed)}
     num_left = MAX_STATES
-    while states and num_left and time.monotonic() < stop_at:
+    while states and num_left and time.thread_time() < stop_at:
         num_left -= 1
         state = states.popleft()
         if not state.is_entered_by(matcher):

@@ -31,7 +31,8 @@ BYTES_A_TOKEN = 2
 """Of the end of a JSON text, at least on average."""
 
 SEARCH_S = 0.03
-"""Seconds that the loop may spend on one search for the end; then the last known way is taken."""
+"""Seconds of processor time that the loop may spend on one search for the end; then the last known
+way is taken."""
 
 
 class Accepted(NamedTuple):
