@@ -10,9 +10,10 @@ the script without a GPU. Before anything is timed every constrained text has to
 the schema; how many are the same with and without jump-forward is reported (in f32 all of them: in
 bf16 the rounding of a logit depends on how many rows a step has, with or without a constraint).
 
-``throughput``: tokens a second of the batch under the constraint, as a multiple of the same batch
-without one and with the same number of tokens each. ``jump_forward``: five string fields with names
-of ten and more characters, with and without. Prints one JSON object.
+``throughput``: the time of a batch without a constraint over that of the one under a constraint
+just before it, whose texts had as many tokens each. ``start_ms`` passed before the first step was
+taken in, ``end_ms`` after the last one. ``jump_forward``: five string fields with names of ten and
+more characters, with and without. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -100,15 +101,21 @@ class Driver(EngineDriver):
             for call, prompt, limit in zip(calls, prompts, limits, strict=True)
         ]
         synchronize(self.loop.engine.device)  # a step that nobody waited for
+        metrics, marks = self.loop.scheduler.metrics, []
         begin = time.perf_counter()
         self.channel.put(runs)
         while self._open:
+            num_steps = metrics.steps
             self.loop.step()
-        seconds = time.perf_counter() - begin
+            if metrics.steps != num_steps:
+                marks.append(time.perf_counter())
+        end = time.perf_counter()
         outputs = list(self._outputs.values())
         after = self.stats()
         names = ("steps", "grammar_mask_s")
-        return outputs, seconds, {name: after[name] - before[name] for name in names}
+        counters = {name: after[name] - before[name] for name in names}
+        counters |= {"start_ms": (marks[0] - begin) * 1e3, "end_ms": (end - marks[-1]) * 1e3}
+        return outputs, end - begin, counters
 
 
 def sampling(max_tokens: int, end_ids: tuple[int, ...]) -> TokenSampling:
@@ -142,34 +149,37 @@ def throughput(
     check(texts_of(outputs, tokenizer), RECORD)
     jumped, _, _ = driver.batch(prompts, limits, jumping, (end,))
     same = sum(a == b for a, b in zip(outputs, jumped, strict=True))
-    counts = [len(tokens) for tokens in outputs]
-    batches = {
-        "free": (counts, None, ()),
-        "constrained": (limits, plain, (end,)),
-        "jump_forward": (limits, jumping, (end,)),
-    }
-    times: dict[str, list[float]] = {name: [] for name in batches}
+    names = ("constrained", "free", "jump_forward", "free_as_long")
+    times: dict[str, list[float]] = {name: [] for name in names}
     counters: dict[str, dict[str, Any]] = {}
     for _ in range(rounds):
-        for name, (tokens, grammar, ends) in batches.items():
+        for name, free, grammar in ((*names[:2], plain), (*names[2:], jumping)):
             driver.flush()
-            _, seconds, counters[name] = driver.batch(prompts, tokens, grammar, ends)
+            outputs, seconds, counters[name] = driver.batch(prompts, limits, grammar, (end,))
             times[name].append(seconds)
+            counts = [len(tokens) for tokens in outputs]  # in bf16 not the same in every round
+            driver.flush()
+            _, seconds, counters[free] = driver.batch(prompts, counts, None, ())
+            times[free].append(seconds)
     medians = {name: statistics.median(found) for name, found in times.items()}
     ratios = {
         name: statistics.median(
-            free / mine for free, mine in zip(times["free"], times[name], strict=True)
+            free / mine for free, mine in zip(times[other], times[name], strict=True)
         )
-        for name in ("constrained", "jump_forward")
+        for name, other in (names[:2], names[2:])
     }
     return {
         "batch": len(prompts),
-        "tokens": sum(counts),
+        "tokens": sum(map(len, outputs)),
         "same_with_jump_forward": f"{same}/{len(prompts)}",
         "seconds": {name: round(value, 4) for name, value in medians.items()},
         "steps": {name: found["steps"] for name, found in counters.items()},
         "waited_for_masks_s": {
             name: round(found["grammar_mask_s"], 4) for name, found in counters.items()
+        },
+        **{
+            part: {name: round(found[part], 2) for name, found in counters.items()}
+            for part in ("start_ms", "end_ms")
         },
         "constrained_over_free": round(ratios["constrained"], 4),
         "jump_forward_over_free": round(ratios["jump_forward"], 4),

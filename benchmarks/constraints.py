@@ -322,17 +322,20 @@ def check_text(spec: GrammarSpec, text: str) -> str:
 
 
 def check_forced(session: Session, engine: LlguidanceEngine) -> str:
-    """Return where a run of forced tokens is not how the tokenizer spells its text."""
+    """Return where a run of forced tokens is not how the tokenizer spells its text, alone or after
+    the token before it: that may have been split from it otherwise."""
     vocabulary = engine.vocabulary
     run: list[int] = []
+    before: list[int] = []
     forced_at = set(session.forced_at)
     for at, token_id in enumerate([*session.token_ids, -1]):
         if at in forced_at:
             run.append(token_id)
             continue
-        if run and vocabulary.encode(vocabulary.decode(run)) != run:
+        spellings = [run, before + run]
+        if run and all(vocabulary.encode(vocabulary.decode(ids)) != ids for ids in spellings):
             return f"forced {[vocabulary.texts[i] for i in run]} is not canonical"
-        run = []
+        run, before = [], [token_id]
     return ""
 
 

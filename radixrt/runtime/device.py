@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -412,3 +412,25 @@ def set_num_threads(count: int | None = None) -> int:
     count = count or num_cores()
     torch.set_num_threads(count)
     return count
+
+
+SMALL = 1 << 18
+"""Elements of a tensor up to which more threads save at most a millisecond an operation."""
+
+
+@contextlib.contextmanager
+def one_thread_if_small(tensor: torch.Tensor) -> Iterator[None]:
+    """Let this thread do torch's CPU operations alone meanwhile, if ``tensor`` is small.
+
+    Each operation waits for all threads, and where cores are short one that waits for its time
+    slice holds it up for tens of milliseconds.
+    """
+    if tensor.device.type != "cpu" or tensor.numel() > SMALL:
+        yield
+        return
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)

@@ -15,7 +15,7 @@ from radixrt.cache.transfer import Move
 from radixrt.runtime.attention.arriving import ArrivingPages
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.device import AheadUpload, Readback, upload
+from radixrt.runtime.device import AheadUpload, Readback, one_thread_if_small, upload
 from radixrt.runtime.forward.builder import (
     DeviceSampling,
     SamplingArrays,
@@ -141,6 +141,10 @@ class Engine:
     @torch.inference_mode()
     def sample(self, step: StepInFlight, masks: Masks | None) -> None:
         """Choose the step's tokens, after the forward and with the host's masks."""
+        with one_thread_if_small(step.logits):
+            self._sample(step, masks)
+
+    def _sample(self, step: StepInFlight, masks: Masks | None) -> None:
         plan, slots = step.plan, self.slots
         if plan.scores:
             step.scored = self._score(step.logits, plan.scores)

@@ -12,6 +12,14 @@ class GrammarError(ValueError):
     """A constraint that cannot be compiled, or a matcher that gave up; the message says why."""
 
 
+class EngineRefusal(GrammarError):
+    """What the engine says of a grammar, in its own words; ``said`` is all of it."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said if len(said) <= 400 else said[:399] + "…")
+        self.said = said
+
+
 class GrammarTimeout(GrammarError):
     """A constraint whose compilation took longer than it may."""
 
@@ -28,6 +36,10 @@ class Matcher(Protocol):
 
     def advance(self, token_id: int) -> None:
         """Accept a token that the last mask allowed; ``GrammarError`` for any other."""
+        ...
+
+    def allows(self, token_id: int) -> bool:
+        """Whether the next mask allows a token; takes a microsecond."""
         ...
 
     def try_advance(self, token_ids: list[int]) -> bool:

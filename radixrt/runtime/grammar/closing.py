@@ -1,10 +1,12 @@
 """The shortest way to the end of a constrained text.
 
-A greedy depth-first search over masks: forced tokens are followed, then one token is tried for each
-first byte that the mask allows: closing characters first, then those that the state before did not
-allow, which tell of progress, rare ones before frequent ones. A state with a mask that was seen
-before on the way begins with what was tried least there, so a search leaves the loops of patterns.
-The matcher is rolled back to where it was.
+Where a schema tells how JSON can end, a matcher tries that first (``completing.py``); short
+patterns are spelled out (``exploring.py``). What is left is a greedy depth-first search over masks:
+forced tokens are followed, then one token is tried for each first byte that the mask allows:
+closing characters first, then those that the state before did not allow, which tell of progress,
+rare ones before frequent ones. A state with a mask that was seen before on the way begins with what
+was tried least there, so a search leaves the loops of patterns. The matcher is rolled back to where
+it was.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixrt.runtime.grammar.base import Matcher
+from radixrt.runtime.grammar.completing import Completer
+from radixrt.runtime.grammar.exploring import shortest_spelling
 from radixrt.runtime.grammar.vocabulary import Vocabulary, allowed_ids, bits_of
 
 LONGEST_WAY = 4096
@@ -27,10 +31,13 @@ MAX_MASKS = 500
 """Masks that one search may fill."""
 
 SECONDS = 0.2
-"""Seconds that one search may take."""
+"""Seconds of processor time that one search may take; so a busy machine finds as much."""
 
 MOST_PROBES = 100
 """States of one search that are probed before a mask is filled."""
+
+MOST_PROPOSALS = 64
+"""States of one search for which ends are proposed."""
 
 MOST_GROUPS = 24
 """First bytes that are tried in one state beside the closing ones."""
@@ -54,16 +61,37 @@ def shortest_close(
     is_json: bool = True,
     max_masks: int = MAX_MASKS,
     seconds: float = SECONDS,
+    completer: Completer | None = None,
+    text: bytes = b"",
 ) -> list[int] | None:
     """Return tokens that bring a matcher to a complete text, ``[]`` where it is complete; None
     when none of at most ``limit`` tokens was found. The matcher's state is the same afterwards.
 
     A way that is too long is not searched for a shorter one: with a limit on its depth a search
     would look at very many. ``is_json``: a comma may be what a value needs to go on from.
+    ``completer`` proposes ends of the JSON text ``text`` that the matcher has taken.
     """
-    stop_at = time.monotonic() + seconds
-    found = _Search(matcher, vocabulary, max(limit, LONGEST_WAY), is_json, max_masks, stop_at).run()
+    stop_at = time.thread_time() + seconds
+    if not is_json:
+        explore_until = time.thread_time() + seconds / 2
+        spelled = shortest_spelling(
+            matcher,
+            vocabulary,
+            lambda _way, _allowed: [] if matcher.is_accepting else None,
+            stop_at=explore_until,
+        )
+        if spelled is not None and len(spelled) <= limit:
+            return _respelled(matcher, vocabulary, spelled)
+    most = max(limit, LONGEST_WAY)
+    search = _Search(matcher, vocabulary, most, is_json, max_masks, stop_at, completer, text)
+    found = search.run()
     return found if found is not None and len(found) <= limit else None
+
+
+def _respelled(matcher: Matcher, vocabulary: Vocabulary, way: list[int]) -> list[int]:
+    """Return a way as the tokenizer spells it, where that is shorter and a way as well."""
+    spelled = vocabulary.encode(vocabulary.decode(way))
+    return spelled if len(spelled) < len(way) and still_closes(matcher, spelled) else way
 
 
 def still_closes(matcher: Matcher, way: list[int]) -> bool:
@@ -82,7 +110,7 @@ class _Choice:
 
     length: int
     firsts: frozenset[int] = frozenset()
-    candidates: Iterator[int] = field(default_factory=lambda: iter(()))
+    candidates: Iterator[list[int]] = field(default_factory=lambda: iter(()))
 
 
 @dataclass(slots=True)
@@ -93,10 +121,13 @@ class _Search:
     is_json: bool
     max_masks: int
     stop_at: float
+    completer: Completer | None
+    text: bytes
     way: list[int] = field(default_factory=list)
     tried: dict[int, Counter[int]] = field(default_factory=dict)
     num_masks: int = 0
     num_probes: int = 0
+    num_proposals: int = 0
 
     def run(self) -> list[int] | None:
         choices: list[_Choice] = []
@@ -119,9 +150,9 @@ class _Search:
         """Take the next token of the last state that has one; False when none has."""
         while choices:
             self._back_to(choices[-1].length)
-            for token_id in choices[-1].candidates:
-                if self.matcher.try_advance([token_id]):
-                    self.way.append(token_id)
+            for tokens in choices[-1].candidates:
+                if self.matcher.try_advance(tokens):
+                    self.way += tokens
                     return True
             choices.pop()
         return False
@@ -143,19 +174,62 @@ class _Search:
         allowed = singles[bits_of(bitmask, singles)]
         return frozenset(self.vocabulary.first_byte[allowed].tolist())
 
-    def _candidates(self, choice: _Choice, before: frozenset[int]) -> Iterator[int]:
-        """Yield the tokens to try in a state: one that is likely, found without a mask; then one
-        for each first byte that the mask allows, the longest of each."""
+    def _candidates(self, choice: _Choice, before: frozenset[int]) -> Iterator[list[int]]:
+        """Yield the tokens to try in a state: what is proposed, or one that is likely, found
+        without a mask; then one for each first byte that the mask allows, the longest of each."""
+        if self.completer is not None:
+            yield from self._proposed(self.completer)
         likely = self._likely()
         if likely is not None:
-            yield likely
-        if self.num_masks >= self.max_masks or time.monotonic() > self.stop_at:
+            yield [likely]
+        if self.num_masks >= self.max_masks or time.thread_time() > self.stop_at:
             return
         self.num_masks += 1
         bitmask = np.zeros(-(-len(self.vocabulary) // 32), np.int32)
         self.matcher.fill(bitmask)
         choice.firsts = self._firsts(bitmask)
-        yield from self._allowed(bitmask, choice.firsts - before)
+        for token_id in self._allowed(bitmask, choice.firsts - before):
+            yield [token_id]
+
+    def _proposed(self, completer: Completer) -> Iterator[list[int]]:
+        """Yield what a completer proposes: whole ends that are ones, then steps towards one."""
+        if self.num_proposals >= MOST_PROPOSALS or time.thread_time() > self.stop_at:
+            return
+        self.num_proposals += 1
+        text = self.text + self.vocabulary.decode(self.way)
+        steps: list[list[int]] = []
+        end = self._end(completer, text, steps)
+        if end is None and completer.is_in_string(text):
+            end = self._end_of_string(completer, text)
+        if end is not None:
+            yield end
+        yield from steps
+
+    def _end(self, completer: Completer, text: bytes, steps: list[list[int]]) -> list[int] | None:
+        """Return an end of ``text`` that is proposed and is one; ``steps`` gets what is proposed
+        and goes on with it only."""
+        for proposed, is_whole in completer.proposals(text):
+            tokens = self.vocabulary.encode(proposed)
+            if is_whole and still_closes(self.matcher, tokens):
+                return tokens
+            if tokens and not is_whole:
+                steps.append(tokens)
+        return None
+
+    def _end_of_string(self, completer: Completer, text: bytes) -> list[int] | None:
+        """Return an end of a text in whose last string something has to come before its quote."""
+        quote = self.vocabulary.json_probes[1]
+
+        def end(way: list[int], allowed: frozenset[int]) -> list[int] | None:
+            more = self.vocabulary.decode(way)
+            if quote not in allowed and b'"' not in more:
+                return None
+            return self._end(completer, text + more, [])
+
+        now = time.thread_time()
+        half = now + (self.stop_at - now) / 2  # the rest is for other ways
+        found = shortest_spelling(self.matcher, self.vocabulary, end, stop_at=half)
+        return None if found is None else _respelled(self.matcher, self.vocabulary, found)
 
     def _likely(self) -> int | None:
         """Return what closes a JSON string, where letters and a quote are allowed, or an object or
@@ -169,10 +243,7 @@ class _Search:
         return next((i for i in (brace, bracket) if self._allows(i)), None)
 
     def _allows(self, token_id: int) -> bool:
-        if token_id < 0 or not self.matcher.try_advance([token_id]):
-            return False
-        self.matcher.rollback(1)
-        return True
+        return token_id >= 0 and self.matcher.allows(token_id)
 
     def _allowed(self, bitmask: NDArray[np.int32], new: frozenset[int]) -> Iterator[int]:
         tried = self.tried.setdefault(hash(bitmask.tobytes()), Counter())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from radixrt.runtime.grammar import gbnf
-from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.base import EngineRefusal, GrammarError
 from radixrt.runtime.grammar.closing import shortest_close
 from radixrt.runtime.grammar.compiled import Compiled, Validator
+from radixrt.runtime.grammar.completing import Completer
 from radixrt.runtime.grammar.counting import counting
 from radixrt.runtime.grammar.gbnf_lark import to_lark
-from radixrt.runtime.grammar.json_schema import compile_schema, parse_schema
+from radixrt.runtime.grammar.json_schema import SchemaGrammar, compile_schema, parse_schema
 from radixrt.runtime.grammar.lark import (
     choices_grammar,
     healed,
@@ -22,9 +24,11 @@ from radixrt.runtime.grammar.llguidance import (
     lark_grammar,
     regex_grammar,
 )
+from radixrt.runtime.grammar.pattern_texts import PatternTexts
+from radixrt.runtime.grammar.refusing import refusal
 from radixrt.runtime.grammar.tools import ToolValidator, parse_tools, tools_grammar
 from radixrt.runtime.grammar.validate import FinalValidator
-from radixrt.runtime.grammar.verdicts import Judged
+from radixrt.runtime.grammar.verdicts import Judged, Outlook
 from radixrt.runtime.wire import GrammarSpec
 
 MAX_TEXT_LEN = 512 * 1024
@@ -55,17 +59,15 @@ def adopt(
         tools=parse_tools(spec.text) if spec.kind == "tools" else None,
         healed=len(spec.heal.encode()),
         opening=judged.opening,
+        outlook=judged.outlook,
+        completer=completer_of(judged.outlook),
     )
-    return compiled, build(engine, compiled, spec.kind)
+    return compiled, build(engine, compiled)
 
 
-def build(engine: LlguidanceEngine, compiled: Compiled, kind: str = "grammar") -> LlguidanceMatcher:
-    """Return a new matcher at the start of a constraint. Raises ``GrammarError``, which names its
-    ``kind``."""
-    try:
-        matcher = engine.build(compiled.grammar)
-    except GrammarError as error:
-        raise GrammarError(f"{kind}: {error}") from None
+def build(engine: LlguidanceEngine, compiled: Compiled) -> LlguidanceMatcher:
+    """Return a new matcher at the start of a constraint. Raises ``GrammarError``."""
+    matcher = engine.build(compiled.grammar)
     return counting(matcher, compiled.limits, engine.vocabulary, compiled.healed)
 
 
@@ -85,11 +87,20 @@ def compile_grammar(
     Takes milliseconds to seconds, most of them without the interpreter lock.
     """
     check_text(spec)
-    compiled, matcher = _compile(engine, spec)
+    try:
+        compiled, matcher = _compile(engine, spec)
+    except EngineRefusal as error:
+        raise GrammarError(refusal(spec.kind, spec.text, error.said)) from None
     if spec.finish == "valid":
         is_json = spec.kind in ("json_schema", "tools")
         try:
-            shortest = shortest_close(matcher, engine.vocabulary, CLOSING_LIMIT, is_json=is_json)
+            shortest = shortest_close(
+                matcher,
+                engine.vocabulary,
+                CLOSING_LIMIT,
+                is_json=is_json,
+                completer=None if spec.heal else compiled.completer,
+            )
         except GrammarError:
             shortest = None
         if matcher.is_broken:  # the search ran into a limit: others shall not
@@ -119,13 +130,13 @@ def _compile(engine: LlguidanceEngine, spec: GrammarSpec) -> tuple[Compiled, Llg
         tools = parse_tools(spec.text)
         grammar = lark_grammar(_healed(tools_grammar(tools, engine.vocabulary), spec))
         compiled = Compiled(grammar, is_enforced=False, validator=ToolValidator(tools), tools=tools)
-        return compiled, build(engine, compiled, spec.kind)
+        return compiled, build(engine, compiled)
     if spec.kind == "regex" and not spec.heal:
         grammar = regex_grammar(spec.text)
     else:
         grammar = lark_grammar(_healed(_lark(spec), spec))
     compiled = Compiled(grammar)
-    return compiled, build(engine, compiled, spec.kind)
+    return compiled, build(engine, compiled)
 
 
 def _compile_schema(
@@ -150,9 +161,29 @@ def _compile_schema(
         healed=len(spec.heal.encode()),
         validator=FinalValidator(schema.schema),
     )
+    if spec.finish == "valid" and spec.indent is None:
+        compiled = _with_outlook(compiled, schema, engine)
     if spec.heal:
-        return compiled, build(engine, compiled, spec.kind)
+        return compiled, build(engine, compiled)
     return compiled, schema.matcher
+
+
+def _with_outlook(compiled: Compiled, schema: SchemaGrammar, engine: LlguidanceEngine) -> Compiled:
+    blank = " " if schema.spaced else ""
+    comma, colon = "," + blank, ":" + blank
+    texts: dict[str, str] = {}
+    completer = Completer(schema.normalised, PatternTexts(texts, engine), comma, colon)
+    most_left = completer.most_left()
+    outlook = Outlook(json.dumps(schema.normalised), texts, comma, colon, most_left)
+    return replace(compiled, outlook=outlook, completer=completer)
+
+
+def completer_of(outlook: Outlook | None) -> Completer | None:
+    """Return what proposes ends of texts; it looks for nothing."""
+    if outlook is None:
+        return None
+    texts = PatternTexts(outlook.pattern_texts)
+    return Completer(json.loads(outlook.schema), texts, outlook.comma, outlook.colon)
 
 
 def _lark(spec: GrammarSpec) -> str:

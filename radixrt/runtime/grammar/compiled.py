@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from radixrt.runtime.grammar.completing import Completer
 from radixrt.runtime.grammar.enforcement import Keyword
 from radixrt.runtime.grammar.limits import CountLimit
 from radixrt.runtime.grammar.tools import Tools
 from radixrt.runtime.grammar.validate import Failure
+from radixrt.runtime.grammar.verdicts import Outlook
 from radixrt.runtime.grammar.ways import Ways
 
 
@@ -23,7 +25,8 @@ class Validator(Protocol):
 class Compiled:
     """``grammar`` is the engine's form; ``shortest`` a short text under it as tokens, None where
     none was looked for or found; ``opening`` the tokens that every text begins with; ``ways`` what
-    is remembered of ways to the end. ``validator`` checks finished texts; ``is_enforced``: it is
+    is remembered of ways to the end; ``completer``, made of ``outlook``, proposes some of JSON
+    whose layout it knows. ``validator`` checks finished texts; ``is_enforced``: it is
     not expected to find anything, so text may be shown before. ``limits`` are left to be counted,
     in the JSON after ``healed`` bytes of the prompt's end."""
 
@@ -38,4 +41,6 @@ class Compiled:
     shortest: tuple[int, ...] | None = None
     tools: Tools | None = None
     opening: tuple[int, ...] = ()
+    outlook: Outlook | None = None
+    completer: Completer | None = field(default=None, compare=False)
     ways: Ways = field(default_factory=Ways, compare=False)

@@ -200,6 +200,9 @@ class CountingMatcher(LlguidanceMatcher):
         self._places.append(self._after(self._places[-1], token_id))
         return True
 
+    def allows(self, token_id: int) -> bool:
+        return super().allows(token_id) and self._keeps_limits(self._places[-1], token_id)
+
     def try_advance(self, token_ids: list[int]) -> bool:
         if not super().try_advance(token_ids):
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Path = tuple[str | int, ...]
 
@@ -35,6 +35,19 @@ def locate(text: str) -> Located:
 def pointer(path: Path) -> str:
     """Return the JSON pointer of a path."""
     return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+
+
+def resolve(root: Any, reference: Any) -> Any:
+    """Return the part of ``root`` that a reference within it names; None where it names none."""
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return None
+    node = root
+    for key in reference[1:].split("/")[1:]:
+        key = key.replace("~1", "/").replace("~0", "~")
+        if not isinstance(node, dict) or key not in node:
+            return None
+        node = node[key]
+    return node
 
 
 def matches(pattern: str, path: Path) -> bool:

@@ -173,6 +173,7 @@ def _compile(question: Compile, engine: LlguidanceEngine) -> Judged:
         compiled.limits,
         compiled.shortest,
         compiled.opening,
+        compiled.outlook,
     )
 
 

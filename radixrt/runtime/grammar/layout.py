@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.json_text import resolve
 from radixrt.runtime.grammar.lark import json_rule, literal
 from radixrt.runtime.grammar.llguidance import json_blanks
 
@@ -85,7 +86,7 @@ class _Layout:
         for _ in range(16):
             if not isinstance(schema, dict) or set(schema) - {"$ref", "title", "description"}:
                 return schema
-            target = _find(self._root, schema.get("$ref"))
+            target = resolve(self._root, schema.get("$ref"))
             if target is None:
                 return schema
             schema = target
@@ -188,18 +189,6 @@ class _Layout:
 
 def _is_plain(schema: dict[str, Any], kind: str, keywords: frozenset[str]) -> bool:
     return schema.get("type") == kind and set(schema) <= keywords
-
-
-def _find(root: Any, reference: Any) -> Any:
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        return None
-    node = root
-    for key in reference[1:].split("/")[1:]:
-        key = key.replace("~1", "/").replace("~0", "~")
-        if not isinstance(node, dict) or key not in node:
-            return None
-        node = node[key]
-    return node
 
 
 def _and(conditions: list[str]) -> str:

@@ -14,7 +14,7 @@ from llguidance._lib import LLParserLimits
 from llguidance._tokenizer import TokenizerWrapper
 from numpy.typing import NDArray
 
-from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.base import EngineRefusal, GrammarError
 from radixrt.runtime.grammar.token_texts import WordPieces, readable
 from radixrt.runtime.grammar.vocabulary import Vocabulary
 
@@ -85,7 +85,7 @@ class LlguidanceEngine:
         began = time.monotonic()
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise GrammarError(_first_lines(matcher.get_error()))
+            raise EngineRefusal(matcher.get_error())
         is_cheap = time.monotonic() - began <= MOST_REBUILD_S
         return LlguidanceMatcher(self, grammar, matcher, is_cheap=is_cheap)
 
@@ -199,6 +199,10 @@ class LlguidanceMatcher:
         self._token_ids.append(token_id)
         return True
 
+    def allows(self, token_id: int) -> bool:
+        """Whether a token can come next."""
+        return not self.inner.is_error() and self.inner.validate_tokens([token_id]) == 1
+
     def try_advance(self, token_ids: list[int]) -> bool:
         """Accept all of ``token_ids``, or none."""
         if self.inner.is_error():
@@ -291,7 +295,7 @@ def json_grammar(schema: str, *, lenient: bool, spaced: bool = False) -> str:
         overrides: Any = {"lenient": lenient, **json_blanks(spaced)}
         return LLMatcher.grammar_from_json_schema(schema, overrides=overrides)
     except ValueError as error:
-        raise GrammarError(f"json_schema: {error}") from None
+        raise EngineRefusal(str(error)) from None
 
 
 def json_blanks(spaced: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.narrowing import narrow
 
 Schema = dict[str, Any]
 
@@ -41,7 +42,7 @@ _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "depe
 def normalise(schema: Any) -> Any:
     """Return an equivalent schema with fewer keywords that the engine lacks; the given one stays
     as it is. Raises ``GrammarError`` for one that is nested too deeply."""
-    return _node(schema, 0)
+    return _node(schema, 0, schema)
 
 
 def subschemas(schema: Schema) -> list[tuple[str, Any]]:
@@ -62,7 +63,7 @@ def subschemas(schema: Schema) -> list[tuple[str, Any]]:
     return found
 
 
-def _node(schema: Any, depth: int) -> Any:
+def _node(schema: Any, depth: int, root: Any) -> Any:
     if depth > MAX_DEPTH:
         raise GrammarError(f"json_schema: nested more than {MAX_DEPTH} levels")
     if not isinstance(schema, dict):
@@ -70,15 +71,16 @@ def _node(schema: Any, depth: int) -> Any:
     new = dict(schema)
     for key in _SCHEMAS:
         if isinstance(new.get(key), dict):
-            new[key] = _node(new[key], depth + 1)
+            new[key] = _node(new[key], depth + 1, root)
     for key in _SCHEMA_LISTS:
         if isinstance(new.get(key), list):
-            new[key] = [_node(item, depth + 1) for item in new[key]]
+            new[key] = [_node(item, depth + 1, root) for item in new[key]]
     for key in (*_SCHEMA_MAPS, "dependencies"):
         if isinstance(new.get(key), dict):
-            new[key] = {name: _node(value, depth + 1) for name, value in new[key].items()}
+            new[key] = {name: _node(value, depth + 1, root) for name, value in new[key].items()}
     for rewrite in _REWRITES:
         rewrite(new)
+    narrow(new, root)
     return new
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,8 +27,12 @@ NEAR_THE_END = 64
 FAR_FROM_THE_END = 4
 """How many times the tokens of the last known way to the end count as far."""
 
+BYTES_A_TOKEN = 2
+"""Of the end of a JSON text, at least on average."""
+
 SEARCH_S = 0.03
-"""Seconds that the loop may spend on one search for the end; then the last known way is taken."""
+"""Seconds of processor time that the loop may spend on one search for the end; then the last known
+way is taken."""
 
 
 class Accepted(NamedTuple):
@@ -87,7 +92,6 @@ class Session:
     _is_released: bool = False
     _is_plain: bool = False
     _plain_until: int = 0
-    _far: int = 0
 
     # ------------------------------------------------------------ beginning
 
@@ -125,11 +129,20 @@ class Session:
         self._free = None
         self._heals = at + len(self.spec.heal.encode())
         self._way = list(self.compiled.shortest) if self.compiled.shortest is not None else None
-        self._far = max(NEAR_THE_END, FAR_FROM_THE_END * len(self.compiled.shortest or ()))
         if self.compiled.is_json and self.spec.fields:
             self._at = JsonPath()
             self._note_field()
         self._note_plain()
+
+    def _near(self, known: Sequence[int]) -> int:
+        """Return with how many tokens left, at most, another one may be one too many, where
+        ``known`` was a way to the end."""
+        outlook = self.compiled.outlook
+        if outlook is not None and outlook.most_left:
+            most = len(known) + outlook.most_left // BYTES_A_TOKEN
+        else:
+            most = FAR_FROM_THE_END * max(len(known), len(self.compiled.shortest or ()))
+        return max(NEAR_THE_END, most)
 
     def _note_plain(self) -> None:
         """Note whether a token concerns the matcher and the budget alone, and up to how many
@@ -148,8 +161,7 @@ class Session:
         until = self.budget.max_tokens - 1
         if self._steers:
             known = self._way
-            near = max(self._far, FAR_FROM_THE_END * len(known)) if known is not None else until
-            until -= near
+            until -= until if known is None else self._near(known)
         self._plain_until = until if self._is_plain else 0
 
     # ------------------------------------------------------------ masks
@@ -279,15 +291,39 @@ class Session:
         return Accepted(token_ids, replaced, is_over)
 
     def _take_forced(self, forced: list[int]) -> list[int]:
-        """Accept and return the forced tokens, as many as the budget allows."""
+        """Accept and return the forced tokens, as many as the budget allows.
+
+        None near its end if they would take too many: a way to the end may spell what is forced
+        together with what comes after it.
+        """
         if not self.token_ids:
             forced = list(self.compiled.opening)
-        forced = forced[: self.budget.max_tokens - len(self.token_ids)]
-        if forced and not self.matcher.try_advance(forced):
+        left = self.budget.max_tokens - len(self.token_ids)
+        forced = forced[:left]
+        left -= len(forced)
+        if not forced or not self.matcher.try_advance(forced):
             return []
-        if forced and self._way is not None and self._way[: len(forced)] == forced:
-            self._way = self._way[len(forced) :]
+        way = self._way
+        if way is None or not self._steers:
+            return forced
+        rest = self._after(way, forced)
+        if left > self._near(way):
+            self._way = way if rest is None else rest
+            return forced
+        if rest is None or len(rest) > left or not still_closes(self.matcher, rest):
+            rest = self._search(left, self.vocabulary.decode(forced))
+        if rest is None:
+            self.matcher.rollback(len(forced))
+            return []
+        self._way = rest
         return forced
+
+    def _after(self, way: list[int], token_ids: list[int]) -> list[int] | None:
+        """Return what is left of a way after tokens that begin it, if they do."""
+        if way[: len(token_ids)] == token_ids:
+            return way[len(token_ids) :]
+        text, begun = self.vocabulary.decode(way), self.vocabulary.decode(token_ids)
+        return self.vocabulary.encode(text[len(begun) :]) if text.startswith(begun) else None
 
     def _append(
         self, token_id: int, kind: MarkKind, removed: float = 0.0, logprob: float = 0.0
@@ -397,10 +433,8 @@ class Session:
         if known and known[0] == token_id:
             self._way = known[1:]
             return None
-        if known is not None:
-            longest = max(len(known), len(self.compiled.shortest or ()))
-            if left > max(NEAR_THE_END, FAR_FROM_THE_END * longest):
-                return None
+        if known is not None and left > self._near(known):
+            return None
         if self.matcher.is_finished:
             return None
         found = self._way_after(token_id, left)
@@ -420,9 +454,9 @@ class Session:
         None as well where the ways that are known are all longer: a search takes long, and the text
         can still be closed without the token.
         """
-        known = self._way
+        known, piece = self._way, self.vocabulary.texts[token_id]
         if known is None:
-            return self._search(limit)
+            return self._search(limit, piece)
         is_too_long = False
         ways = self.compiled.ways
         for guess in (known, *ways.guesses(known, token_id, self.vocabulary)):
@@ -433,15 +467,23 @@ class Session:
                 is_too_long = True
         if is_too_long and len(known) <= limit + 1:
             return None
-        found = self._search(limit)
+        found = self._search(limit, piece)
         if found is not None:
             ways.add(known, token_id, found)
         return found
 
-    def _search(self, limit: int) -> list[int] | None:
+    def _search(self, limit: int, piece: bytes = b"") -> list[int] | None:
+        """Return a way to the end; ``piece`` is what the matcher has taken beyond ``text``."""
         is_json = self.compiled.is_json or self.compiled.tools is not None
+        is_healing = self._heals > len(self.text)
         return shortest_close(
-            self.matcher, self.vocabulary, limit, is_json=is_json, seconds=SEARCH_S
+            self.matcher,
+            self.vocabulary,
+            limit,
+            is_json=is_json,
+            seconds=SEARCH_S,
+            completer=None if is_healing else self.compiled.completer,
+            text=bytes(self.text[self._heals :]) + piece,
         )
 
     def _way_from_here(self, limit: int) -> list[int]:

@@ -44,6 +44,20 @@ class Check(msgspec.Struct, frozen=True, tag="check"):
     cpu_s: float
 
 
+class Outlook(msgspec.Struct, frozen=True):
+    """How texts under a schema can end: what ``completing.Completer`` is made of.
+
+    ``schema`` is JSON; ``pattern_texts`` are strings under its patterns, as ``PatternTexts`` knows
+    them; ``most_left`` is ``Completer.most_left``.
+    """
+
+    schema: str
+    pattern_texts: dict[str, str]
+    comma: str
+    colon: str
+    most_left: int
+
+
 class Judged(msgspec.Struct, frozen=True, tag="judged"):
     """A constraint that could be compiled: what ``Compiled`` has of it that is data."""
 
@@ -55,6 +69,7 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
     limits: tuple[CountLimit, ...]
     shortest: tuple[int, ...] | None
     opening: tuple[int, ...]
+    outlook: Outlook | None
 
 
 class Checked(msgspec.Struct, frozen=True, tag="checked"):

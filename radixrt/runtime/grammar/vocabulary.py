@@ -40,7 +40,7 @@ class Vocabulary:
 
     def build_look_ups(self) -> None:
         """Build the look-ups that searches use now, not when they are first used."""
-        _ = self.first_byte, self.lengths, self.closers, self.json_probes, self.single_bytes
+        _ = self.first_byte, self.lengths, self.closers, self.json_probes, self.printable_bytes
         self.strings.build()
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
@@ -107,6 +107,19 @@ class Vocabulary:
     def single_bytes(self) -> Int32:
         """Tokens of one byte."""
         return np.flatnonzero(self.lengths == 1).astype(np.int32)
+
+    @cached_property
+    def printable_bytes(self) -> tuple[list[int], list[int]]:
+        """Tokens of one byte: of ASCII's printable characters, tabs and line ends; and others."""
+        printable: list[int] = []
+        others: list[int] = []
+        for token_id in self.single_bytes.tolist():
+            is_printable = 0x20 <= self.texts[token_id][0] < 0x7F or self.texts[token_id] in (
+                b"\t",
+                b"\n",
+            )
+            (printable if is_printable else others).append(token_id)
+        return printable, others
 
     @cached_property
     def _by_text(self) -> dict[bytes, list[int]]:

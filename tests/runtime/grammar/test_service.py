@@ -150,3 +150,26 @@ def test_a_broken_matcher_comes_back_where_it_was(engine: LlguidanceEngine) -> N
     again = np.zeros(engine.mask_len, np.int32)
     matcher.fill(again)
     assert (good == again).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "why", "way_out"),
+    [
+        ("regex", "(a", "unclosed group", "Rust's regex crate"),
+        ("regex", "x" * 200 + "(?=y)", "look-ahead", "without look-around"),
+        ("json_schema", '{"$ref":"#/$defs/x"}', "'/$defs/x' does not exist", "change that part"),
+        ("json_schema", '{"minimum":5,"maximum":2,"type":"integer"}', "greater than", "change"),
+        ("grammar", "start: foo", 'line 1, column 8: unknown name: "foo"', "simplify"),
+    ],
+)
+def test_a_refusal_names_the_argument_its_value_the_reason_and_a_way_out(
+    engine: LlguidanceEngine, kind: str, text: str, why: str, way_out: str
+) -> None:
+    with pytest.raises(GrammarError) as caught:
+        compile_grammar(engine, GrammarSpec(kind, text))  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert message.startswith(f"{kind}='{text[:40]}")
+    assert why in message
+    assert way_out in message
+    assert "\n" not in message
+    assert len(message) < 300

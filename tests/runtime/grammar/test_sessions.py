@@ -412,10 +412,10 @@ def test_ways_that_were_found_before_are_tried_before_a_search(
     num_searches = 0
     search = Session._search
 
-    def counted(session: Session, limit: int) -> list[int] | None:
+    def counted(session: Session, limit: int, piece: bytes = b"") -> list[int] | None:
         nonlocal num_searches
         num_searches += 1
-        return search(session, limit)
+        return search(session, limit, piece)
 
     monkeypatch.setattr(Session, "_search", counted)
     first = session_of(engine, spec, max_tokens=45)
