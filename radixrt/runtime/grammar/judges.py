@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +39,6 @@ MEMORY = 1 << 30
 CHECK_S = 2.0
 """Seconds of processor time that validating one text may take."""
 
-SOON_S = 0.02
-"""Seconds of processor time after which a question's process gives way to all others: few schemas
-take so long, and whose tokens are being computed shall not wait for those that do."""
-
 START_S = 60.0
 """Seconds that reading the tokenizer may take."""
 
@@ -61,28 +55,6 @@ def patience(cpu_s: float) -> float:
 class _Child:
     connection: socket.socket
     pid: int
-    has_given_way: bool = False
-
-    @property
-    def cpu_s(self) -> float:
-        """Seconds of processor time so far."""
-        return time.clock_gettime((~self.pid << 3) | 2)  # Linux: the clock of another process
-
-    def wait_soon(self, seconds: float) -> None:
-        """Wait for an answer as long as it may come soon, at most ``seconds``; then let the process
-        give way. It cannot be taken back, so the process is to be replaced."""
-        if not hasattr(os, "SCHED_IDLE") or os.environ.get("NODEMOTE"):
-            return
-        poll = select.poll()
-        poll.register(self.connection, select.POLLIN)
-        until = time.monotonic() + seconds
-        with contextlib.suppress(OSError):  # it has ended
-            most = self.cpu_s + SOON_S
-            while not poll.poll(SOON_S * 1e3) and time.monotonic() < until:
-                if self.cpu_s >= most:
-                    self.has_given_way = True
-                    os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
-                    return
 
 
 class Judges:
@@ -148,14 +120,13 @@ class Judges:
         try:
             child.connection.settimeout(patience(question.cpu_s))
             send_frame(child.connection, msgspec.msgpack.encode(question))
-            child.wait_soon(patience(question.cpu_s))
             data = receive_frame(child.connection)
         except TimeoutError:
             is_late = True
         except OSError:
             pass  # it has ended
         answer = None if data is None else self._decoder.decode(data)
-        if answer is None or answer.is_last or child.has_given_way:
+        if answer is None or answer.is_last:
             status = self._end(child)
             is_late |= os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
         if answer is None:

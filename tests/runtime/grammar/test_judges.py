@@ -177,3 +177,12 @@ def test_a_service_compiles_what_its_judges_admit(engine: LlguidanceEngine, judg
     half = service.request(GrammarSpec("regex", "a\ud800b"))
     with pytest.raises(GrammarError, match="surrogate"):
         service.is_ready(half)
+
+
+def test_judges_have_no_scheduling_group_of_their_own(judges: Judges) -> None:
+    """Linux gives each session a share of its own: niceness would not count against the engine."""
+    judges.compile(SPECS[2], 5.0)
+    process = judges._process
+    assert process is not None
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert os.getpgid(process.pid) != os.getpgrp()  # Ctrl-C does not reach it
