@@ -58,7 +58,7 @@ class _Child:
 
 
 class Judges:
-    """Processes that compile and validate, one for each thread that asks.
+    """Processes that compile and validate, as many as threads ask at once.
 
     Safe for use from several threads. What a constraint may take of memory and processor time is
     bounded by the kernel; whoever exceeds it fails alone, with a typed error.
@@ -74,8 +74,8 @@ class Judges:
     ) -> None:
         self._settings = Settings(str(tokenizer_file), vocab_size, end_ids, memory)
         self._lock = threading.Lock()
-        self._own = threading.local()
         self._children: list[_Child] = []
+        self._idle: list[_Child] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
@@ -109,7 +109,7 @@ class Judges:
         with self._lock:
             for child in self._children:
                 child.connection.close()
-            self._children = []
+            self._children, self._idle = [], []
             self._stop()
 
     # ------------------------------------------------------------ one question
@@ -129,6 +129,8 @@ class Judges:
         if answer is None or answer.is_last:
             status = self._end(child)
             is_late |= os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+        else:
+            self._give_back(child)
         if answer is None:
             self.num_ended += 1
             if is_late:
@@ -146,11 +148,10 @@ class Judges:
     # ------------------------------------------------------------ processes
 
     def _child(self) -> _Child:
-        """Return the calling thread's process."""
-        child: _Child | None = getattr(self._own, "child", None)
-        if child is not None:
-            return child
+        """Return a process that nobody else asks; it is given back or ended afterwards."""
         with self._lock:
+            if self._idle:
+                return self._idle.pop()
             for is_last in (False, True):
                 try:
                     child = self._spawn()
@@ -159,10 +160,13 @@ class Judges:
                     self._stop()  # the first process has died: once more
                     if is_last:
                         raise GrammarError(f"no process can compile constraints: {error}") from None
-            assert child is not None
             self._children.append(child)
-        self._own.child = child
-        return child
+            return child
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if child in self._children:  # else all of them were closed meanwhile
+                self._idle.append(child)
 
     def _spawn(self) -> _Child:
         control = self._start()
@@ -187,7 +191,6 @@ class Judges:
 
     def _end(self, child: _Child) -> int:
         """End a process and return how it ended, as ``waitpid`` says it."""
-        self._own.child = None
         child.connection.close()
         with self._lock:
             if child not in self._children:

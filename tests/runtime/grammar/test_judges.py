@@ -151,7 +151,7 @@ def test_closing_lets_nobody_wait(judges: Judges) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while len(judges._children) < 2:
+    while judges._idle:
         threading.Event().wait(0.001)
     judges.close()
     judges.close()
@@ -186,3 +186,15 @@ def test_judges_have_no_scheduling_group_of_their_own(judges: Judges) -> None:
     assert process is not None
     assert os.getsid(process.pid) == os.getsid(0)
     assert os.getpgid(process.pid) != os.getpgrp()  # Ctrl-C does not reach it
+
+
+def test_threads_that_come_and_go_leave_no_processes_behind() -> None:
+    judges = Judges(TOKENIZER, 4160, (0,))
+    try:
+        for _ in range(4):
+            thread = threading.Thread(target=judges.compile, args=(SPECS[2], 5.0))
+            thread.start()
+            thread.join()
+        assert len(judges._children) == 1
+    finally:
+        judges.close()
