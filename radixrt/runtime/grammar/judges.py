@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +39,6 @@ MEMORY = 1 << 30
 CHECK_S = 2.0
 """Seconds of processor time that validating one text may take."""
 
-SOON_S = 0.02
-"""Seconds of processor time after which a question's process gives way to all others: few schemas
-take so long, and whose tokens are being computed shall not wait for those that do."""
-
 START_S = 60.0
 """Seconds that reading the tokenizer may take."""
 
@@ -61,32 +55,10 @@ def patience(cpu_s: float) -> float:
 class _Child:
     connection: socket.socket
     pid: int
-    has_given_way: bool = False
-
-    @property
-    def cpu_s(self) -> float:
-        """Seconds of processor time so far."""
-        return time.clock_gettime((~self.pid << 3) | 2)  # Linux: the clock of another process
-
-    def wait_soon(self, seconds: float) -> None:
-        """Wait for an answer as long as it may come soon, at most ``seconds``; then let the process
-        give way. It cannot be taken back, so the process is to be replaced."""
-        if not hasattr(os, "SCHED_IDLE") or os.environ.get("NODEMOTE"):
-            return
-        poll = select.poll()
-        poll.register(self.connection, select.POLLIN)
-        until = time.monotonic() + seconds
-        with contextlib.suppress(OSError):  # it has ended
-            most = self.cpu_s + SOON_S
-            while not poll.poll(SOON_S * 1e3) and time.monotonic() < until:
-                if self.cpu_s >= most:
-                    self.has_given_way = True
-                    os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
-                    return
 
 
 class Judges:
-    """Processes that compile and validate, one for each thread that asks.
+    """Processes that compile and validate, as many as threads ask at once.
 
     Safe for use from several threads. What a constraint may take of memory and processor time is
     bounded by the kernel; whoever exceeds it fails alone, with a typed error.
@@ -102,8 +74,8 @@ class Judges:
     ) -> None:
         self._settings = Settings(str(tokenizer_file), vocab_size, end_ids, memory)
         self._lock = threading.Lock()
-        self._own = threading.local()
         self._children: list[_Child] = []
+        self._idle: list[_Child] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
@@ -137,7 +109,7 @@ class Judges:
         with self._lock:
             for child in self._children:
                 child.connection.close()
-            self._children = []
+            self._children, self._idle = [], []
             self._stop()
 
     # ------------------------------------------------------------ one question
@@ -148,16 +120,17 @@ class Judges:
         try:
             child.connection.settimeout(patience(question.cpu_s))
             send_frame(child.connection, msgspec.msgpack.encode(question))
-            child.wait_soon(patience(question.cpu_s))
             data = receive_frame(child.connection)
         except TimeoutError:
             is_late = True
         except OSError:
             pass  # it has ended
         answer = None if data is None else self._decoder.decode(data)
-        if answer is None or answer.is_last or child.has_given_way:
+        if answer is None or answer.is_last:
             status = self._end(child)
             is_late |= os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+        else:
+            self._give_back(child)
         if answer is None:
             self.num_ended += 1
             if is_late:
@@ -175,11 +148,10 @@ class Judges:
     # ------------------------------------------------------------ processes
 
     def _child(self) -> _Child:
-        """Return the calling thread's process."""
-        child: _Child | None = getattr(self._own, "child", None)
-        if child is not None:
-            return child
+        """Return a process that nobody else asks; it is given back or ended afterwards."""
         with self._lock:
+            if self._idle:
+                return self._idle.pop()
             for is_last in (False, True):
                 try:
                     child = self._spawn()
@@ -188,10 +160,13 @@ class Judges:
                     self._stop()  # the first process has died: once more
                     if is_last:
                         raise GrammarError(f"no process can compile constraints: {error}") from None
-            assert child is not None
             self._children.append(child)
-        self._own.child = child
-        return child
+            return child
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if child in self._children:  # else all of them were closed meanwhile
+                self._idle.append(child)
 
     def _spawn(self) -> _Child:
         control = self._start()
@@ -216,7 +191,6 @@ class Judges:
 
     def _end(self, child: _Child) -> int:
         """End a process and return how it ended, as ``waitpid`` says it."""
-        self._own.child = None
         child.connection.close()
         with self._lock:
             if child not in self._children:

@@ -151,7 +151,7 @@ def test_closing_lets_nobody_wait(judges: Judges) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while len(judges._children) < 2:
+    while judges._idle:
         threading.Event().wait(0.001)
     judges.close()
     judges.close()
@@ -177,3 +177,24 @@ def test_a_service_compiles_what_its_judges_admit(engine: LlguidanceEngine, judg
     half = service.request(GrammarSpec("regex", "a\ud800b"))
     with pytest.raises(GrammarError, match="surrogate"):
         service.is_ready(half)
+
+
+def test_judges_have_no_scheduling_group_of_their_own(judges: Judges) -> None:
+    """Linux gives each session a share of its own: niceness would not count against the engine."""
+    judges.compile(SPECS[2], 5.0)
+    process = judges._process
+    assert process is not None
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert os.getpgid(process.pid) != os.getpgrp()  # Ctrl-C does not reach it
+
+
+def test_threads_that_come_and_go_leave_no_processes_behind() -> None:
+    judges = Judges(TOKENIZER, 4160, (0,))
+    try:
+        for _ in range(4):
+            thread = threading.Thread(target=judges.compile, args=(SPECS[2], 5.0))
+            thread.start()
+            thread.join()
+        assert len(judges._children) == 1
+    finally:
+        judges.close()
