@@ -31,7 +31,15 @@ MOST_PROPOSALS = 8
 _MOST_OPTIONS = 4
 """Alternatives of one level that are told apart."""
 
-_NOT_TOLD = (TooMuch, RecursionError, TypeError, ValueError, AttributeError, KeyError)
+_NOT_TOLD = (
+    TooMuch,
+    RecursionError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+)
 """What a schema leads to that is too large, or none in some place."""
 
 _LITERALS = (b"true", b"false", b"null")

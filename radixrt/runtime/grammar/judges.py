@@ -223,9 +223,8 @@ class Judges:
                     (sys.executable, "-m", "radixrt.runtime.grammar.judge"),
                     stdin=theirs.fileno(),
                     env=environment,
-                    # Ctrl-C is for who asks, while it starts too. Not a session of its own: that
-                    # would be a scheduling group with as large a share as the engine's.
-                    process_group=0,
+                    # Ctrl-C is for who asks, while it starts too.
+                    start_new_session=True,
                 )
             ours.settimeout(_SPAWN_S)
             send_frame(ours, msgspec.msgpack.encode(self._settings))

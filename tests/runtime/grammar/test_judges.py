@@ -179,15 +179,6 @@ def test_a_service_compiles_what_its_judges_admit(engine: LlguidanceEngine, judg
         service.is_ready(half)
 
 
-def test_judges_have_no_scheduling_group_of_their_own(judges: Judges) -> None:
-    """Linux gives each session a share of its own: niceness would not count against the engine."""
-    judges.compile(SPECS[2], 5.0)
-    process = judges._process
-    assert process is not None
-    assert os.getsid(process.pid) == os.getsid(0)
-    assert os.getpgid(process.pid) != os.getpgrp()  # Ctrl-C does not reach it
-
-
 def test_threads_that_come_and_go_leave_no_processes_behind() -> None:
     judges = Judges(TOKENIZER, 4160, (0,))
     try:
