@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 #include "tensors.h"
+#include "tiles_binding.h"
 #include "transfer.h"
 
 namespace nb = nanobind;
@@ -459,6 +460,7 @@ NB_MODULE(_native, module) {
   using radix::Kernels;
   nb::register_exception_translator(radix::translate);
   module.def("cpu_features", &radix::cpu_features);
+  radix::bind_tiles(module);
   nb::class_<AttentionPlan>(module, "AttentionPlan");
   nb::class_<Kernels>(module, "Kernels")
       .def(nb::init<nb::handle, const std::string&, int>(), nb::arg("tensor_type"),

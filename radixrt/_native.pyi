@@ -9,7 +9,30 @@ keep it, for taking it back costs more. Everything may be called from several th
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+_Int32 = NDArray[np.int32]
+_Tiles = tuple[_Int32, _Int32, _Int32, _Int32, _Int32, _Int32]
+
+def plan_tiles(
+    query_start: _Int32,
+    kv_lens: _Int32,
+    page_table: _Int32,
+    page_size: int,
+    small_slots: int,
+    large_slots: int,
+    small_shares: int,
+    large_shares: int,
+    window: int,
+    group: bool,
+    min_run_tokens: int,
+    min_prompt_keys: int,
+    tile_cost: int,
+) -> tuple[_Tiles, _Tiles, _Int32, _Int32, int, _Int32]:
+    """What ``radixrt.runtime.attention.tiles.reference_plan`` returns: small and large tiles,
+    ``merge_token``, ``merge_start``, ``num_partials``, ``pages``; of dense int32 arrays."""
 
 def cpu_features() -> list[str]:
     """Names of the kernel variants this processor runs, best first; the last one is "generic"."""

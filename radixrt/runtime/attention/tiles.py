@@ -168,7 +168,7 @@ class _PageLists:
         return pages
 
 
-def plan_tiles(
+def reference_plan(
     query_start: Int32,
     kv_lens: Int32,
     page_table: Int32,
@@ -187,6 +187,7 @@ def plan_tiles(
     ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile; each kind is cut
     into so many shares (of one key head: the programs of a launch divided by the key heads). With a
     sliding ``window`` nothing is grouped: rows of different lengths see different parts of a run.
+    ``planning.plan_tiles`` returns the same, in a tenth of the time where it can.
     """
     query_lens = np.diff(query_start)
     decoding = np.flatnonzero(query_lens == 1).astype(np.int32)

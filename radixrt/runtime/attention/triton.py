@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from radixrt.errors import ConfigError
 from radixrt.runtime.attention.base import AttentionSpec
-from radixrt.runtime.attention.tiles import TilePlan, Tiles, plan_tiles
+from radixrt.runtime.attention.planning import plan_tiles
+from radixrt.runtime.attention.tiles import TilePlan, Tiles
 from radixrt.runtime.attention.triton_tiles import attend_tiles, merge_partials
 from radixrt.runtime.batch import ForwardBatch
 from radixrt.runtime.device import has_dependent_launch, num_processors, upload

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from radixrt.errors import InvalidArgument
+from radixrt.runtime.attention.planning import plan_tiles
 from radixrt.runtime.attention.tiles import (
     TILE_COST,
     Tiles,
     _cuts,
     _pieces,
-    plan_tiles,
+    reference_plan,
     shared_runs,
 )
 
@@ -97,7 +101,7 @@ def visible(
 def test_every_token_meets_every_key_it_may_see_exactly_once(
     batch: Batch, window: int, group: bool, parallel: int, slots: int
 ) -> None:
-    plan = plan_tiles(
+    plan = reference_plan(
         batch.query_start,
         batch.kv_lens,
         batch.page_table,
@@ -124,7 +128,7 @@ def test_every_token_meets_every_key_it_may_see_exactly_once(
 def test_partial_results_are_numbered_once_and_found_by_the_merge(
     batch: Batch, parallel: int
 ) -> None:
-    plan = plan_tiles(
+    plan = reference_plan(
         batch.query_start,
         batch.kv_lens,
         batch.page_table,
@@ -230,3 +234,72 @@ def test_pieces_are_even_and_no_longer_than_asked_for(
         assert all(0 < size <= most for size in sizes)
         assert len(set(sizes[:-1])) <= 1
         assert sizes[-1] <= sizes[0]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    batch=batches,
+    scale=st.sampled_from([1, 1, 3]),
+    window=st.sampled_from([0, 0, 7, 40]),
+    group=st.booleans(),
+    shares=st.sampled_from([(1, 1), (16, 8), (66, 33), (500, 250)]),
+    slots=st.sampled_from([(1, 1), (4, 4), (4, 16)]),
+)
+def test_the_native_plan_is_the_references(
+    batch: Batch,
+    scale: int,
+    window: int,
+    group: bool,
+    shares: tuple[int, int],
+    slots: tuple[int, int],
+) -> None:
+    pytest.importorskip("radixrt._native", reason="installed without a compiler")
+    arguments = (batch.query_start, batch.kv_lens, batch.page_table, batch.page_size)
+    options: dict[str, Any] = {
+        "small_slots": slots[0],
+        "large_slots": slots[1],
+        "small_shares": shares[0],
+        "large_shares": shares[1],
+        "window": window,
+        "group": group,
+        "min_run_tokens": scale * batch.page_size,
+    }
+    expected = reference_plan(*arguments, **options)
+    got = plan_tiles(*arguments, **options)
+    assert got.num_partials == expected.num_partials
+    for name in ("merge_token", "merge_start", "pages"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), name)
+    for kind in ("small", "large"):
+        mine, theirs = getattr(got, kind), getattr(expected, kind)
+        for field in dataclasses.fields(Tiles):
+            of = f"{kind}.{field.name}"
+            np.testing.assert_array_equal(
+                getattr(mine, field.name), getattr(theirs, field.name), of
+            )
+            assert getattr(mine, field.name).dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"kv_lens": [4, 1000]}, "kv_lens"),
+        ({"kv_lens": [4, 0]}, "kv_lens"),
+        ({"query_start": [0, 1]}, "query_start"),
+        ({"query_start": [0, 2, 1]}, "query_start"),
+        ({"page_table": [[1, 2]]}, "page_table"),
+        ({"page_size": 0}, "page_size"),
+    ],
+)
+def test_what_is_no_batch_is_refused(changed: dict[str, Any], named: str) -> None:
+    pytest.importorskip("radixrt._native", reason="installed without a compiler")
+    batch = {"query_start": [0, 1, 2], "kv_lens": [4, 20], "page_table": [[1, 0], [2, 3]]}
+    arguments = {key: np.array(changed.get(key, batch[key]), np.int32) for key in batch}
+    with pytest.raises(InvalidArgument, match=named):
+        plan_tiles(
+            **arguments,
+            page_size=changed.get("page_size", 16),
+            small_slots=4,
+            large_slots=16,
+            small_shares=8,
+            large_shares=4,
+        )
