@@ -21,11 +21,12 @@ import jsonschema
 import numpy as np
 
 from radixrt.runtime.grammar.base import GrammarError
+from radixrt.runtime.grammar.budget import Budget
 from radixrt.runtime.grammar.compile import compile_grammar
 from radixrt.runtime.grammar.exclusion import Exclusion
 from radixrt.runtime.grammar.json_schema import compile_schema
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, LlguidanceMatcher
-from radixrt.runtime.grammar.session import Budget, Session
+from radixrt.runtime.grammar.session import Session
 from radixrt.runtime.grammar.validate import FinalValidator
 from radixrt.runtime.grammar.vocabulary import allowed_ids
 from radixrt.runtime.wire import GrammarSpec
@@ -266,13 +267,13 @@ def walks(engine: LlguidanceEngine, rows: list[dict[str, Any]], seed: int) -> di
             counts["failed"] += 1
             problems.append(f"{name}: typed failure: {str(error)[:140]}")
             continue
-        counts["tokens"] += len(session.token_ids)
-        counts["forced"] += session.num_forced
-        lengths.append(len(session.token_ids))
-        text = session.bound_text
+        counts["tokens"] += len(session.written.token_ids)
+        counts["forced"] += session.written.num_forced
+        lengths.append(len(session.written.token_ids))
+        text = session.written.bound_text
         problem = check_text(spec, text) or check_forced(session, engine)
-        if len(session.token_ids) > budget:
-            problem = f"{len(session.token_ids)} tokens of {budget}"
+        if len(session.written.token_ids) > budget:
+            problem = f"{len(session.written.token_ids)} tokens of {budget}"
         if problem:
             problems.append(f"{name}: {problem}")
         else:
@@ -296,7 +297,7 @@ def random_walk(session: Session, rng: np.random.Generator) -> None:
             ids = allowed_ids(bitmask, len(vocabulary))
             accepted = session.accept(int(ids[rng.integers(len(ids))]), 0.0, 0.0)
         validator = session.compiled.validator
-        failure = validator.check(session.bound_text) if validator is not None else None
+        failure = validator.check(session.written.bound_text) if validator is not None else None
         if failure is None:
             return
         if session.attempts > session.spec.retries:
@@ -327,8 +328,8 @@ def check_forced(session: Session, engine: LlguidanceEngine) -> str:
     vocabulary = engine.vocabulary
     run: list[int] = []
     before: list[int] = []
-    forced_at = set(session.forced_at)
-    for at, token_id in enumerate([*session.token_ids, -1]):
+    forced_at = set(session.written.forced_at)
+    for at, token_id in enumerate([*session.written.token_ids, -1]):
         if at in forced_at:
             run.append(token_id)
             continue

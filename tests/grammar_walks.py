@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from radixrt.runtime.grammar.budget import Budget
 from radixrt.runtime.grammar.compile import compile_grammar
 from radixrt.runtime.grammar.exclusion import Exclusion
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, LlguidanceMatcher
-from radixrt.runtime.grammar.session import Budget, Session
+from radixrt.runtime.grammar.session import Session
 from radixrt.runtime.grammar.vocabulary import allowed_ids
 from radixrt.runtime.wire import GrammarSpec
 
@@ -63,5 +64,5 @@ def walk(session: Session, rng: np.random.Generator, script: Sequence[int] = ())
             token = int(ids[rng.integers(len(ids))])
         accepted = session.accept(token, 0.0, 0.0)
         tokens += accepted.token_ids
-        assert tokens == session.token_ids
+        assert tokens == session.written.token_ids
     return tokens

@@ -10,9 +10,10 @@ import numpy as np
 
 from radixrt.errors import ValueRefused
 from radixrt.runtime.grammar.base import GrammarError, GrammarTimeout
+from radixrt.runtime.grammar.budget import Budget
 from radixrt.runtime.grammar.exclusion import Exclusion
 from radixrt.runtime.grammar.service import GrammarService, Ticket
-from radixrt.runtime.grammar.session import Budget, Session
+from radixrt.runtime.grammar.session import Session
 from radixrt.runtime.grammar.validate import Failure
 from radixrt.runtime.grammar.workers import Job
 from radixrt.runtime.scheduling.constrained import end_request, sampled_message
@@ -131,7 +132,7 @@ class PendingCalls:
     def _begin(self, request: Request, entry: _Compiling) -> None:
         session = self._session(request, entry.spec, entry.ticket)
         for text in entry.spec.exclude:
-            if not session.exclude((entry.spec.heal + text).encode(), session.matcher):
+            if not session.exclusion.add((entry.spec.heal + text).encode(), session.matcher):
                 raise GrammarError(f"exclude={text[:80]!r}: the constraint has no other value")
         request.session = session
         request.has_extras = True
@@ -167,7 +168,7 @@ class PendingCalls:
         if request.logits_from == before - 1 and request.scoring is None:
             request.logits_from = len(request.token_ids) - 1
         session = request.session
-        request.completion = len(session.token_ids) if session is not None else 0
+        request.completion = len(session.written.token_ids) if session is not None else 0
 
     # ------------------------------------------------------------ checking
 
@@ -179,7 +180,7 @@ class PendingCalls:
             return False
         validator = session.compiled.validator
         assert validator is not None
-        text = session.bound_text
+        text = session.written.bound_text
 
         def work() -> Failure | None:
             return validator.check(text)
@@ -229,7 +230,7 @@ class PendingCalls:
     def _resume(self, request: Request, session: Session, num_kept: int) -> None:
         """Go on from the tokens that are left of a text that was taken back."""
         num_taken_back = request.completion - num_kept
-        kept = np.array(session.token_ids, np.int32)
+        kept = np.array(session.written.token_ids, np.int32)
         request.token_ids = np.concatenate([request.token_ids[: request.prompt_len], kept])
         request.logits_from = len(request.token_ids) - 1
         request.completion = num_kept

@@ -11,6 +11,9 @@ from radixrt.runtime.grammar.vocabulary import Vocabulary, clear_bits, count_bit
 _TERMINATORS = (b",", b"}", b"]", b"\n", b" ")
 """What can follow a number or a word in JSON text."""
 
+_CLOSED = (b'"', b"}", b"]")
+"""What a value in JSON text ends with that is neither."""
+
 
 class Exclusion:
     """Keeps a generation from beginning with any of some texts.
@@ -28,10 +31,11 @@ class Exclusion:
     def __bool__(self) -> bool:
         return bool(self._leave_at)
 
-    def add(self, text: bytes, *, is_open: bool, start: Matcher) -> bool:
-        """Exclude ``text``; ``is_open``: it ends with a number or a word, so only with something
-        after it that ends it. ``start`` is a matcher before any text, which is not changed. False
-        when the grammar has no other way at any place."""
+    def add(self, text: bytes, start: Matcher) -> bool:
+        """Exclude ``text``; where it ends with a number or a word, only with something after it
+        that ends it. ``start`` is a matcher before any text, which is not changed. False when the
+        grammar has no other way at any place."""
+        is_open = text[-1:] not in _CLOSED
         texts = [text + after for after in _TERMINATORS] if is_open else [text]
         self._leave_at.update({excluded: len(excluded) for excluded in texts})
         # What was a way out of one text may be another one that is excluded now.

@@ -102,6 +102,11 @@ class FreeText:
             return Decision()
         return self._found(marker, self._tail + piece)
 
+    def without(self, surplus: bytes, token_id: int) -> list[int]:
+        """Return what a token spells before ``surplus`` as tokens."""
+        kept = self.vocabulary.spell(token_id).removesuffix(surplus)
+        return _spelled(kept, self.vocabulary) if kept else []
+
     def _found(self, marker: Marker, text: bytes) -> Decision:
         at = text.find(marker.text)
         if at < 0:
@@ -142,7 +147,7 @@ def free_text(
         if tag is not None:
             opened, closed = f"<{tag.group(1)}>".encode(), spec.after.encode()
             if prompt_tail.rfind(opened) <= prompt_tail.rfind(closed) and not is_auto:
-                opening = _spelled(f"<{tag.group(1)}>", vocabulary)
+                opening = _spelled(opened, vocabulary)
     if is_auto and tools is not None:
         if tools.style.trigger:
             markers.append(_marker(tools.style.trigger, vocabulary, is_required=False))
@@ -155,10 +160,10 @@ def free_text(
 
 
 def _marker(text: str, vocabulary: Vocabulary, *, is_required: bool) -> Marker:
-    return Marker(text.encode(), _spelled(text, vocabulary), is_required)
+    return Marker(text.encode(), _spelled(text.encode(), vocabulary), is_required)
 
 
-def _spelled(text: str, vocabulary: Vocabulary) -> list[int]:
+def _spelled(text: bytes, vocabulary: Vocabulary) -> list[int]:
     """Return the tokens of a tag: the control token of that name, if there is one."""
-    control = vocabulary.control_id(text)
-    return vocabulary.encode(text.encode()) if control is None else [control]
+    control = vocabulary.control_id(text.decode("utf-8", "replace"))
+    return vocabulary.encode(text) if control is None else [control]

@@ -102,7 +102,7 @@ class ConstrainedRows:
         except GrammarError as error:
             self._end(request, "failed", str(error), "constraint")
             return None
-        request.completion = len(session.token_ids)
+        request.completion = len(session.written.token_ids)
         self._write(request, position, accepted)
         self._slots.note_session(request)
         if accepted.is_over:
@@ -163,7 +163,8 @@ def sampled_message(
     if request.sampling.logprobs and token_ids:
         first = logprob or SampledLogprob(None)
         logprobs = (first, *(SampledLogprob(None) for _ in token_ids[1:]))
-    marks = tuple(session.marks[len(session.marks) - len(token_ids) :]) if token_ids else ()
+    all_marks = session.written.marks
+    marks = tuple(all_marks[len(all_marks) - len(token_ids) :]) if token_ids else ()
     return Sampled(
         request.id, tuple(token_ids), logprobs, marks=marks, is_provisional=session.is_provisional
     )

@@ -156,7 +156,7 @@ class Request:
             computed=self.computed,
             evicted=self.evicted,
             completion=self.completion,
-            forced=self.session.num_forced if self.session is not None else 0,
+            forced=self.session.written.num_forced if self.session is not None else 0,
         )
 
     @property

@@ -135,7 +135,7 @@ def test_a_walk_is_valid_within_any_budget_that_the_shortest_text_fits_in(
         session = session_of(engine, spec, max_tokens=len(needed) + max_extra)
         tokens = walk(session, np.random.default_rng(seed))
         assert len(tokens) <= len(needed) + max_extra
-        jsonschema.validate(json.loads(session.bound_text), EVENT)
+        jsonschema.validate(json.loads(session.written.bound_text), EVENT)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_texts_with_counted_limits_are_closed_in_time(engine: LlguidanceEngine, 
     session = session_of(engine, spec, max_tokens=len(compiled.shortest) + extra)
     walk(session, np.random.default_rng(extra))
     assert session.compiled.validator is not None
-    assert session.compiled.validator.check(session.bound_text) is None
+    assert session.compiled.validator.check(session.written.bound_text) is None
 
 
 def test_a_counted_limit_begins_after_the_prompt_s_end_that_is_healed(
@@ -137,7 +137,7 @@ def test_a_counted_limit_begins_after_the_prompt_s_end_that_is_healed(
     spec = GrammarSpec("json_schema", json.dumps(strings(2)), "valid", heal='a "long')
     session = session_of(engine, spec)
     walk(session, np.random.default_rng(0))
-    assert all(len(v) <= 2 for v in [json.loads(session.bound_text)["s0"]])
+    assert all(len(v) <= 2 for v in [json.loads(session.written.bound_text)["s0"]])
 
 
 @pytest.mark.parametrize(

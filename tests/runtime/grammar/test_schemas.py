@@ -259,7 +259,7 @@ def walk_to_end(session: Any, rng: np.random.Generator) -> str:
         session.restrict(bitmask)
         ids = allowed_ids(bitmask, len(session.vocabulary))
         is_over = session.accept(int(ids[rng.integers(len(ids))]), 0.0, 0.0).is_over
-    return str(session.bound_text)
+    return str(session.written.bound_text)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -280,7 +280,8 @@ def test_random_walks_are_valid_whatever_the_budget(engine: LlguidanceEngine, se
         session = session_of(engine, spec, max_tokens=needed + int(rng.integers(0, 40)))
         tokens = walk(session, rng)
         assert len(tokens) <= session.budget.max_tokens
-        assert FinalValidator(schema).check(session.bound_text) is None, session.bound_text
+        text = session.written.bound_text
+        assert FinalValidator(schema).check(text) is None, text
 
 
 def test_values_are_located_in_their_text() -> None:

@@ -17,6 +17,7 @@ from radixrt.runtime.grammar.json_path import JsonPath
 from radixrt.runtime.grammar.json_text import locate
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, regex_grammar
 from radixrt.runtime.grammar.session import GOES_ON, Accepted, Session
+from radixrt.runtime.grammar.steering import Steering
 from radixrt.runtime.grammar.tool_calls import FORMATS, find_calls, format_of_template
 from radixrt.runtime.grammar.validate import Failure
 from radixrt.runtime.grammar.vocabulary import allowed_ids
@@ -57,7 +58,7 @@ def feed(session: Session, tokens: Sequence[int]) -> list[int]:
         accepted = session.accept(token, 0.0, 0.0)
         if accepted.is_over:
             break
-    return session.token_ids
+    return session.written.token_ids
 
 
 # ------------------------------------------------------------ budgets and forced tokens
@@ -76,17 +77,17 @@ def test_patterns_are_closed_in_time(engine: LlguidanceEngine, pattern: str) -> 
         spec = GrammarSpec("regex", pattern, "valid")
         session = session_of(engine, spec, max_tokens=len(way) + extra)
         walk(session, rng)
-        assert regex.fullmatch(pattern, session.bound_text)
+        assert regex.fullmatch(pattern, session.written.bound_text)
 
 
 def test_a_budget_that_is_too_small_is_refused_before_a_token(engine: LlguidanceEngine) -> None:
     session = session_of(engine, GrammarSpec("regex", "a{9}", "valid"), max_tokens=3)
     with pytest.raises(GrammarError, match=r"max_tokens=3.*takes \d+ tokens"):
         session.start()
-    assert session.token_ids == []
+    assert session.written.token_ids == []
     cut = session_of(engine, GrammarSpec("regex", "a{9}", "cut"), max_tokens=3)
     walk(cut, np.random.default_rng(0))
-    assert len(cut.token_ids) == 3
+    assert len(cut.written.token_ids) == 3
 
 
 def test_forced_tokens_are_spelled_as_the_tokenizer_does(engine: LlguidanceEngine) -> None:
@@ -99,13 +100,13 @@ def test_forced_tokens_are_spelled_as_the_tokenizer_does(engine: LlguidanceEngin
     session = session_of(engine, GrammarSpec("json_schema", json.dumps(schema), "valid"))
     walk(session, np.random.default_rng(0))
     run: list[int] = []
-    for at, token in enumerate(session.token_ids):
-        if at in session.forced_at:
+    for at, token in enumerate(session.written.token_ids):
+        if at in session.written.forced_at:
             run.append(token)
         elif run:
             assert engine.vocabulary.encode(engine.vocabulary.decode(run)) == run
             run = []
-    assert session.num_forced > len(session.token_ids) / 2
+    assert session.written.num_forced > len(session.written.token_ids) / 2
 
 
 def test_min_tokens_puts_the_end_off_where_something_else_can_follow(
@@ -138,18 +139,18 @@ def test_reasoning_is_free_and_cannot_replace_the_answer(engine: LlguidanceEngin
     # The prompt has opened the section; the model wants to end without an answer.
     session = session_of(engine, spec, prompt_tail=b"<think>\n", max_tokens=60)
     walk(session, np.random.default_rng(0), [*encode(engine, "So: true, false"), end])
-    text = session.text.decode()
+    text = session.written.text.decode()
     assert text.startswith("So: true, false</think>")
-    assert session.bound_text in ("true", "false")
+    assert session.written.bound_text in ("true", "false")
     # It closes the section itself, with blanks in the same token.
     session = session_of(engine, spec, prompt_tail=b"<think>\n", max_tokens=60)
     walk(session, np.random.default_rng(0), encode(engine, "Hm.</think>"))
-    assert session.text.decode() in ("Hm.</think>true", "Hm.</think>false")
+    assert session.written.text.decode() in ("Hm.</think>true", "Hm.</think>false")
     # Nothing is left for reasoning: the marker comes in time.
     session = session_of(engine, spec, prompt_tail=b"<think>\n", max_tokens=16)
     tokens = walk(session, np.random.default_rng(0), encode(engine, "a b c d e f g h i j k l m"))
     assert len(tokens) <= 16
-    assert session.bound_text in ("true", "false")
+    assert session.written.bound_text in ("true", "false")
 
 
 def test_a_model_that_does_not_reason_answers_at_once(engine: LlguidanceEngine) -> None:
@@ -162,11 +163,11 @@ def test_a_model_that_does_not_reason_answers_at_once(engine: LlguidanceEngine) 
     assert b"t" in allowed
     assert b"z" not in allowed
     session.accept(opening, 0.0, 0.0)
-    assert session.text.decode() == "<think>"
+    assert session.written.text.decode() == "<think>"
     assert not session.needs_mask
     direct = session_of(engine, spec)
     walk(direct, np.random.default_rng(0), encode(engine, "true")[:1])
-    assert direct.text.decode() == "true"
+    assert direct.written.text.decode() == "true"
 
 
 # ------------------------------------------------------------ tools
@@ -183,7 +184,8 @@ def test_required_calls_are_valid_calls(
     for seed in range(8):
         session = session_of(engine, GrammarSpec("tools", text, "valid"), max_tokens=120)
         walk(session, np.random.default_rng(seed))
-        calls = find_calls(session.text.decode(), FORMATS[style])
+        written = session.written.text.decode()
+        calls = find_calls(written, FORMATS[style])
         assert len(calls) >= 1
         assert parallel or len(calls) == 1
         for call in calls:
@@ -191,7 +193,7 @@ def test_required_calls_are_valid_calls(
             arguments = json.loads(call.arguments)
             assert arguments == {} if call.name == "now" else arguments["a"] in range(10)
             start = call.arguments_at
-            assert session.text.decode()[start : start + len(call.arguments)] == call.arguments
+            assert written[start : start + len(call.arguments)] == call.arguments
     assert names == ({choice} if choice in ("add", "now") else {"add", "now"})
 
 
@@ -202,23 +204,23 @@ def test_text_is_free_until_the_trigger(engine: LlguidanceEngine, style: str) ->
     end = engine.vocabulary.end_ids[0]
     plain = session_of(engine, spec)
     walk(plain, np.random.default_rng(0), [*encode(engine, "No tool needed."), end])
-    assert plain.text.decode() == "No tool needed."
+    assert plain.written.text.decode() == "No tool needed."
     called = session_of(engine, spec, max_tokens=120)
     script = encode(engine, "Let me see. " + FORMATS[style].trigger)
     walk(called, np.random.default_rng(0), script)
-    assert called.text.decode().startswith("Let me see. " + FORMATS[style].trigger)
-    assert find_calls(called.text.decode(), FORMATS[style])
+    assert called.written.text.decode().startswith("Let me see. " + FORMATS[style].trigger)
+    assert find_calls(called.written.text.decode(), FORMATS[style])
 
 
 def test_llama_calls_at_the_beginning_of_an_answer_or_not_at_all(engine: LlguidanceEngine) -> None:
     spec = GrammarSpec("tools", json.dumps({**TOOLS, "format": "llama"}), "valid")
     called = session_of(engine, spec, max_tokens=120)
     walk(called, np.random.default_rng(0), encode(engine, "{")[:1])
-    assert find_calls(called.text.decode(), FORMATS["llama"])
+    assert find_calls(called.written.text.decode(), FORMATS["llama"])
     plain = session_of(engine, spec)
     end = engine.vocabulary.end_ids[0]
     walk(plain, np.random.default_rng(0), [*encode(engine, 'An object is {"a": 1}.'), end])
-    assert plain.text.decode() == 'An object is {"a": 1}.'
+    assert plain.written.text.decode() == 'An object is {"a": 1}.'
 
 
 @pytest.mark.parametrize(
@@ -261,9 +263,9 @@ def test_an_excluded_choice_is_never_generated(engine: LlguidanceEngine) -> None
     found = set()
     for seed in range(30):
         session = session_of(engine, spec)
-        assert session.exclude(b"yes", session.matcher)
+        assert session.exclusion.add(b"yes", session.matcher)
         walk(session, np.random.default_rng(seed))
-        found.add(session.text.decode())
+        found.add(session.written.text.decode())
     assert "yes" not in found
     assert "no" in found
 
@@ -282,27 +284,27 @@ def test_a_value_that_failed_is_generated_again_without_it(engine: LlguidanceEng
         for seed in range(6):
             text = f'{{"a":"x","b":{wrong}}}'
             session = session_of(engine, spec, max_tokens=100)
-            while session.bound_text != text:
+            while session.written.bound_text != text:
                 session = session_of(engine, spec, max_tokens=100)
                 seed += 100
                 walk(session, np.random.default_rng(seed))
             start, end = locate(text).spans["b",]
             kept = session.rewind(session.matcher.restarted(), Failure(("b",), start, end, ""))
-            assert session.text.decode().startswith('{"a":"x"')
-            assert kept == len(session.token_ids)
+            assert session.written.text.decode().startswith('{"a":"x"')
+            assert kept == len(session.written.token_ids)
             is_over = False
             rng = np.random.default_rng(seed)
             while not is_over:
                 allowed = mask_of(session)
                 is_over = session.accept(allowed[rng.integers(len(allowed))], 0.0, 0.0).is_over
-            value = json.loads(session.bound_text)
+            value = json.loads(session.written.bound_text)
             assert value["a"] == "x"
             assert value["b"] in {1, 12, 2} - {wrong}
 
 
 def test_excluding_the_only_value_is_an_error(engine: LlguidanceEngine) -> None:
     session = session_of(engine, GrammarSpec("json_schema", '{"const":{"a":1}}', "valid"))
-    assert not session.exclude(b'{"a":1}', session.matcher)
+    assert not session.exclusion.add(b'{"a":1}', session.matcher)
 
 
 # ------------------------------------------------------------ fields and healing
@@ -339,8 +341,8 @@ def test_a_field_is_closed_when_its_tokens_are_used_up(engine: LlguidanceEngine)
     for _ in range(4):
         session.accept(letter, 0.0, 0.0)
     assert session.field_params is None
-    assert session.text.startswith(b'{"long":"zzz')
-    assert b'","short":"' in session.text
+    assert session.written.text.startswith(b'{"long":"zzz')
+    assert b'","short":"' in session.written.text
 
 
 def test_healing_spells_the_prompt_s_end_again_and_then_obeys_the_constraint(
@@ -350,11 +352,11 @@ def test_healing_spells_the_prompt_s_end_again_and_then_obeys_the_constraint(
         spec = GrammarSpec("regex", r"[a-c]{2,3}\d", heal="x a")
         session = session_of(engine, spec, max_tokens=30)
         walk(session, np.random.default_rng(seed))
-        assert regex.fullmatch(r"x a[a-c]{2,3}\d", session.text.decode())
-        assert regex.fullmatch(r"[a-c]{2,3}\d", session.bound_text)
+        assert regex.fullmatch(r"x a[a-c]{2,3}\d", session.written.text.decode())
+        assert regex.fullmatch(r"[a-c]{2,3}\d", session.written.bound_text)
     free = session_of(engine, GrammarSpec("free", "", heal=" th"), max_tokens=6)
     walk(free, np.random.default_rng(0))
-    assert free.text.startswith(b" th")
+    assert free.written.text.startswith(b" th")
     assert not free.needs_mask
 
 
@@ -390,8 +392,9 @@ def test_the_short_way_for_a_plain_token_ends_where_the_long_one_does(
             if accepted is GOES_ON:
                 accepted = Accepted([token], False, False)
             assert slow.accept(token, 0.0, 0.0) == accepted
-            assert (quick.token_ids, quick.forced_at) == (slow.token_ids, slow.forced_at)
-        assert quick.text == slow.text
+            assert quick.written.token_ids == slow.written.token_ids
+            assert quick.written.forced_at == slow.written.forced_at
+        assert quick.written.text == slow.written.text
     assert num_plain > 100
 
 
@@ -410,14 +413,14 @@ def test_ways_that_were_found_before_are_tried_before_a_search(
     }
     spec = GrammarSpec("json_schema", json.dumps(schema), "valid")
     num_searches = 0
-    search = Session._search
+    search = Steering.search
 
-    def counted(session: Session, limit: int, piece: bytes = b"") -> list[int] | None:
+    def counted(steering: Steering, limit: int, piece: bytes = b"") -> list[int] | None:
         nonlocal num_searches
         num_searches += 1
-        return search(session, limit, piece)
+        return search(steering, limit, piece)
 
-    monkeypatch.setattr(Session, "_search", counted)
+    monkeypatch.setattr(Steering, "search", counted)
     first = session_of(engine, spec, max_tokens=45)
     compiled, start = first.compiled, first.matcher.fork()
     counts = []
@@ -426,6 +429,6 @@ def test_ways_that_were_found_before_are_tried_before_a_search(
         session = session_of(engine, spec, max_tokens=45)
         session.compiled, session.matcher = compiled, start.fork()
         walk(session, np.random.default_rng(seed % 3))
-        json.loads(session.bound_text)
+        json.loads(session.written.bound_text)
         counts.append(num_searches - before)
     assert sum(counts[3:]) < sum(counts[:3])

@@ -156,9 +156,9 @@ def test_what_is_generated_is_text_that_the_pattern_matches(
     for seed in range(8):
         session = session_of(engine, GrammarSpec("regex", pattern, "valid"), max_tokens=60)
         walk(session, np.random.default_rng(seed))
-        token_ids = [i for i in session.token_ids if i != 1]
+        token_ids = [i for i in session.written.token_ids if i != 1]
         text = text_after(tokenizer, token_ids)
-        assert text == session.bound_text
+        assert text == session.written.bound_text
         assert regex.fullmatch(pattern, text)
 
 
