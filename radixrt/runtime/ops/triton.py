@@ -155,7 +155,7 @@ chooses better kernels there than cuBLAS (a layer of an 8B model at 64 rows: 125
 
 def _few_rows(device: torch.device) -> FewRows:
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
-        from radixrt.runtime.ops.gluon_linear import HopperFewRows
+        from radixrt.runtime.ops.triton_hopper import HopperFewRows
 
         return HopperFewRows(device)
     return TritonFewRows(device, dependent=has_dependent_launch(device))
