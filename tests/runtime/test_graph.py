@@ -54,7 +54,7 @@ def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
         page_table=np.array([[1, 0], [2, 0], [3, 0]], np.int32),
     )
     padded = pad(host, 8)
-    assert padded.is_decode
+    assert len(padded.arrays.input_ids) == len(padded.arrays.logits_rows) == 8
     assert padded.num_rows == 8
     assert padded.arrays.query_start.tolist() == list(range(9))
     assert padded.arrays.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
@@ -62,6 +62,16 @@ def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
     assert padded.page_table[:3].tolist() == host.page_table.tolist()
     assert not padded.page_table[3:].any()
     assert len(padded.arrays.sample_slots) == 3  # nobody's rows do not sample
+
+
+@pytest.mark.parametrize(
+    ("starts", "mostly"),
+    [([0, 1, 2, 3], True), ([0, 1, 2, 4], False), ([0, 1, 2, 3, 5], True), ([0, 5], False)],
+)
+def test_a_step_mostly_decodes_by_its_tokens(starts: list[int], mostly: bool) -> None:
+    blank = _blank(starts[-1])
+    arrays = blank.arrays._replace(query_start=np.array(starts, np.int32))
+    assert dataclasses.replace(blank, arrays=arrays).mostly_decodes is mostly
 
 
 def test_a_chunk_of_a_prompt_is_followed_by_rows_of_nobody() -> None:
