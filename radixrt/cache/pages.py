@@ -98,8 +98,7 @@ class PageAllocator:
     def sort(self) -> None:
         """Hand out neighbours one after the other again, from the lowest on.
 
-        A device reads pages faster that lie side by side: fewer translations of addresses serve
-        them.
+        An H200 reads pages faster that lie side by side.
         """
         self._stack[: self.num_free] = np.sort(self._stack[: self.num_free])[::-1]
 

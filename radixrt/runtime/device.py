@@ -398,13 +398,16 @@ def num_processors(device: torch.device) -> int:
     return 64
 
 
-def has_dependent_launch(device: torch.device) -> bool:
-    """Whether a kernel can start while the one before it ends: NVIDIA's Hopper and later."""
-    return (
+def dependent_launch(device: torch.device) -> dict[str, bool]:
+    """Return how our Triton kernels are launched: ``DEPENDENT`` where one can start while the one
+    before it ends, which are NVIDIA's Hopper and later."""
+    if (
         device.type == "cuda"
         and torch.version.hip is None
         and torch.cuda.get_device_capability(device)[0] >= 9
-    )
+    ):
+        return {"DEPENDENT": True, "launch_pdl": True}
+    return {"DEPENDENT": False}  # Triton's other back ends do not know the option
 
 
 def set_num_threads(count: int | None = None) -> int:

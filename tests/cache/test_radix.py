@@ -242,6 +242,15 @@ def test_a_parked_lease_whose_pages_are_gone_can_still_be_released(cache: RadixC
         cache.clear()
 
 
+def test_an_emptied_cache_hands_out_pages_side_by_side(cache: RadixCache) -> None:
+    for first in (100, 200, 300):
+        put(cache, upto(30) + first)
+    cache.evict(3)
+    cache.clear()
+    pages = cache._allocator.take(cache._allocator.num_free)
+    assert pages.tolist() == list(range(1, len(pages) + 1))
+
+
 def test_parking_never_blocks_memory(cache: RadixCache) -> None:
     for i in range(400):
         tokens = upto(40) + 1000 * i

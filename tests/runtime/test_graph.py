@@ -55,7 +55,7 @@ def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
     )
     padded = pad(host, 8)
     assert len(padded.arrays.input_ids) == len(padded.arrays.logits_rows) == 8
-    assert padded.num_rows == 8
+    assert len(padded.arrays.kv_lens) == 8
     assert padded.arrays.query_start.tolist() == list(range(9))
     assert padded.arrays.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
     assert padded.arrays.kv_lens.tolist() == [5, 6, 7, 1, 1, 1, 1, 1]

@@ -10,7 +10,6 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from radixrt.runtime.attention.planning import plan_tiles
 from radixrt.runtime.attention.tiles import TilePlan, Tiles
 from radixrt.runtime.attention.triton_tiles import attend_tiles, merge_partials
 from radixrt.runtime.batch import ForwardBatch
-from radixrt.runtime.device import has_dependent_launch, num_processors, upload
+from radixrt.runtime.device import dependent_launch, num_processors, upload
 
 Int32 = NDArray[np.int32]
 
@@ -146,9 +145,7 @@ class TritonAttention:
         self._processors = processors
         self._slots = (max(1, small.rows // group_pad), max(1, large.rows // group_pad))
         self._plans: dict[int, _DevicePlan] = {}
-        self._launch: dict[str, Any] = {"DEPENDENT": has_dependent_launch(device)}
-        if self._launch["DEPENDENT"]:  # an option that Triton's other back ends do not know
-            self._launch["launch_pdl"] = True
+        self._launch = dependent_launch(device)
         self._kept: set[int] = set()
 
     def _shapes(self, num_tokens: int) -> tuple[TileShape, TileShape]:

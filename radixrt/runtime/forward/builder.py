@@ -99,11 +99,6 @@ class HostStep:
     has_filter: bool
 
     @property
-    def num_rows(self) -> int:
-        """Rows of the step."""
-        return len(self.arrays.kv_lens)
-
-    @property
     def mostly_decodes(self) -> bool:
         """Whether more than half of the tokens are their row's only one."""
         starts = self.arrays.query_start

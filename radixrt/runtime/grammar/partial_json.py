@@ -112,10 +112,7 @@ def _string_end(text: bytes, at: int) -> int:
         end = text.find(b'"', at)
         if end < 0:
             return -1
-        num_backslashes = 0
-        while text[end - 1 - num_backslashes] == 0x5C and end - 1 - num_backslashes >= 0:
-            num_backslashes += 1
-        if num_backslashes % 2 == 0:
+        if _num_before(text, end) % 2 == 0:
             return end
         at = end + 1
 
@@ -145,7 +142,7 @@ def to_end_of_string(rest: bytes) -> bytes:
 
 
 def _num_before(rest: bytes, at: int) -> int:
-    """Return how many backslashes are directly before one."""
+    """Return how many backslashes are directly before a byte."""
     num = 0
     while at - 1 - num >= 0 and rest[at - 1 - num] == 0x5C:
         num += 1

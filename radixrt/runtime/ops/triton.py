@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from radixrt.runtime.device import has_dependent_launch
+from radixrt.runtime.device import dependent_launch
 from radixrt.runtime.ops.few_rows import FewRows
 from radixrt.runtime.ops.reference import ReferenceOps
 from radixrt.runtime.ops.sampler import SamplingRows
@@ -158,7 +156,7 @@ def _few_rows(device: torch.device) -> FewRows:
         from radixrt.runtime.ops.triton_hopper import HopperFewRows
 
         return HopperFewRows(device)
-    return TritonFewRows(device, dependent=has_dependent_launch(device))
+    return TritonFewRows(device)
 
 
 class TritonOps(ReferenceOps):
@@ -167,9 +165,7 @@ class TritonOps(ReferenceOps):
     name = "triton"
 
     def __init__(self, device: torch.device) -> None:
-        self._launch: dict[str, Any] = {"DEPENDENT": has_dependent_launch(device)}
-        if self._launch["DEPENDENT"]:  # an option that Triton's other back ends do not know
-            self._launch["launch_pdl"] = True
+        self._launch = dependent_launch(device)
         self._few_rows = _few_rows(device)
         self._no_bias: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from radixrt.runtime.device import num_processors
+from radixrt.runtime.device import dependent_launch, num_processors
 from radixrt.runtime.ops.few_rows import GATES, FewRows
 
 PREFETCH_BYTES = 16 << 10
@@ -86,8 +86,7 @@ def _product(
     end = tl.minimum(start + steps * BLOCK_K, K)
     if DEPENDENT:
         gdc_launch_dependents()
-        if PREFETCH:
-            _prefetch(weight, columns, K, start, end, PREFETCH)
+        _prefetch(weight, columns, K, start, end, PREFETCH)
         gdc_wait()
     live = (rows < num_rows)[None, :]
     x_at = x + rows[None, :] * x_stride + inner[:, None]
@@ -136,9 +135,9 @@ class TritonFewRows(FewRows):
 
     max_rows = 32
 
-    def __init__(self, device: torch.device, *, dependent: bool) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._num_processors = num_processors(device)
-        self._dependent = dependent
+        self._launch = dependent_launch(device)
         self._partial = torch.empty(4 << 20, dtype=torch.float32, device=device)
         self._arrived = torch.zeros(_MAX_TILES, dtype=torch.int32, device=device)
 
@@ -168,11 +167,10 @@ class TritonFewRows(FewRows):
             SPLIT=cut.split,
             GATE=GATES[act],
             HAS_BIAS=bias is not None,
-            DEPENDENT=self._dependent,
-            PREFETCH=PREFETCH_BYTES if self._dependent else 0,
+            PREFETCH=PREFETCH_BYTES,
             num_warps=cut.num_warps,
             num_stages=cut.num_stages,
-            **({"launch_pdl": True} if self._dependent else {}),
+            **self._launch,
         )
         return out
 

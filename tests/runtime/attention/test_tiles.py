@@ -279,6 +279,25 @@ def test_the_native_plan_is_the_references(
             assert getattr(mine, field.name).dtype == np.int32
 
 
+def test_a_short_prompt_beside_decoding_rows_has_nothing_to_merge() -> None:
+    """Merging the partial results of its tokens would cost more than shorter tiles save."""
+    kv_lens = np.array([*[500] * 20, 300], np.int32)
+    query_start = np.array([*range(21), 220], np.int32)
+    page_table = np.arange(1, 21 * 32 + 1, dtype=np.int32).reshape(21, 32)
+    plan = reference_plan(
+        query_start,
+        kv_lens,
+        page_table,
+        16,
+        small_slots=4,
+        large_slots=16,
+        small_shares=66,
+        large_shares=33,
+    )
+    assert len(plan.large.page) == 200 // 16 + 1
+    assert not (plan.large.partial >= 0).any()
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

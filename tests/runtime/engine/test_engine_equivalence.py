@@ -10,6 +10,7 @@ import pytest
 from engine_harness import Runtime, brute_force_logprobs
 
 from radixrt.runtime.model.decoder import CausalLM
+from radixrt.runtime.scheduling.plan import Plan
 
 
 def prompts(seed: int, lengths: Sequence[int], shared: int = 0) -> list[list[int]]:
@@ -118,6 +119,23 @@ def test_an_unlucky_order_of_arrival_computes_no_token_twice(
     distinct = len({tuple(prompt[: i + 1]) for prompt in asked for i in range(len(prompt))})
     # But for the few tokens at the end of a chunk that are not worth waiting for.
     assert distinct <= computed <= distinct * 1.05
+
+
+def test_a_step_is_filled_to_the_last_token(model: CausalLM) -> None:
+    runtime = Runtime(model, page_size=16, max_step_tokens=40)
+    for prompt in prompts(21, [90, 70]):
+        runtime.run(prompt, max_tokens=1)
+    sizes = []
+    plan = runtime.loop.scheduler.schedule
+
+    def schedule() -> Plan:
+        made = plan()
+        sizes.append(made.num_tokens)
+        return made
+
+    runtime.loop.scheduler.schedule = schedule  # type: ignore[method-assign]
+    runtime.finish()
+    assert [size for size in sizes if size] == [40, 40, 40, 40]
 
 
 def test_retraction_without_a_cache_computes_all_again(model: CausalLM) -> None:
