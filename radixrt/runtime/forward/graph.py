@@ -205,7 +205,8 @@ def _blank(rows: int) -> HostStep:
 
 
 def pad(host: HostStep, size: int) -> HostStep:
-    """Return the step with rows of nobody behind it: ``size`` tokens and as many wanted logits."""
+    """Return the step with rows of nobody behind it, which see no keys: ``size`` tokens and as many
+    wanted logits."""
     arrays = host.arrays
     missing = size - len(arrays.input_ids)
     unwanted = size - len(arrays.logits_rows)
@@ -219,7 +220,7 @@ def pad(host: HostStep, size: int) -> HostStep:
             positions=np.pad(arrays.positions, (0, missing)),
             kv_slots=np.pad(arrays.kv_slots, (0, missing)),
             query_start=np.concatenate((arrays.query_start, more_rows)),
-            kv_lens=np.pad(arrays.kv_lens, (0, missing), constant_values=1),
+            kv_lens=np.pad(arrays.kv_lens, (0, missing)),
             logits_rows=np.pad(arrays.logits_rows, (0, unwanted)),
         ),
         page_table=np.pad(host.page_table, ((0, missing), (0, 0))),
