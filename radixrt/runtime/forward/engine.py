@@ -138,6 +138,10 @@ class Engine:
         for copy in copies:
             self.ops.copy_page(self.pool.k, self.pool.v, copy.source, copy.target, copy.num_tokens)
 
+    def mask_room(self, shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Return an array for the masks of a step, to be filled until ``sample``."""
+        return self._masks.room(shape)
+
     @torch.inference_mode()
     def sample(self, step: StepInFlight, masks: Masks | None) -> None:
         """Choose the step's tokens, after the forward and with the host's masks."""
