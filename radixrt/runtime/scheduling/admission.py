@@ -98,16 +98,15 @@ class Admission:
         """Return the running request that is computing the longest prefix that the waiting one
         lacks, and that prefix' length; None when waiting for it would not pay."""
         slots, kv, request_ids = self.slots, self.kv, request.token_ids
-        limit = min(request.logits_from, len(request_ids))
-        if not kv.reuse or not request.is_cached or limit < MIN_SHARED_TOKENS:
+        if not kv.reuse or not request.is_cached:
             return None
-        # Most prompts differ at once from all that are computed: no look at the tree then.
-        rows = np.flatnonzero(slots.catching == head_of(request_ids))
-        if not len(rows):
-            return None
-        cached = kv.peek(request)
+        limit, cached = min(request.logits_from, len(request_ids)), kv.peek(request)
         gain_end = cached + MIN_SHARED_TOKENS
         if gain_end > limit:
+            return None
+        # Most prompts differ at once from all that are computed.
+        rows = (slots.catching == head_of(request_ids)).nonzero()[0]
+        if not len(rows):
             return None
         best: tuple[Request, int] | None = None
         # The same goes for what comes behind the prefix that is cached already.

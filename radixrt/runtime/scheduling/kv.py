@@ -98,7 +98,6 @@ class KvSpace:
         self.copies: list[PageCopy] = []
         self.parked: dict[int, Parked] = {}
         self.families = Families(self._parked_lease)
-        self._lookup: tuple[Request, Int32, int, Lookup] | None = None
         self._wishes: dict[int, tuple[float, int]] = {}
         self._wakeups: list[tuple[float, int]] = []
 
@@ -128,13 +127,12 @@ class KvSpace:
         return self._look_up(request).num_tokens
 
     def _look_up(self, request: Request) -> Lookup:
-        """Return what is cached of a waiting request. The last one is remembered: a request is
-        asked for several times in a row when it is admitted."""
-        token_ids, limit, last = request.token_ids, request.logits_from, self._lookup
-        if last is None or last[0] is not request or last[1] is not token_ids or last[2] != limit:
-            lookup = self.cache.lookup(request.namespace, token_ids[:limit])
-            self._lookup = last = request, token_ids, limit, lookup
-        return last[3]
+        """Return what is cached of a waiting request. It is asked several times until it runs; its
+        tokens stay what they are meanwhile."""
+        if request.lookup is None:
+            token_ids = request.token_ids[: request.logits_from]
+            request.lookup = self.cache.lookup(request.namespace, token_ids)
+        return request.lookup
 
     def match(self, request: Request) -> int:
         """Lock the longest cached prefix of a waiting request; return its tokens, tail included."""
@@ -191,6 +189,7 @@ class KvSpace:
             self.tiers.sighted(request.namespace, request.token_ids[:num_tokens])
         slots.num_pages[slot] = num_pages
         slots.num_computed[slot] = slots.num_committed[slot] = num_tokens
+        request.lookup = None
 
     def _load(self, request: Request, lease: Lease) -> int:
         """Plan to load what the host knows beyond the device, into pages of the request's own;
