@@ -11,7 +11,7 @@ from radixrt.runtime.scheduling.explaining import explain
 from radixrt.runtime.scheduling.kv import KvSpace
 from radixrt.runtime.scheduling.queue import WaitingQueue
 from radixrt.runtime.scheduling.request import Request
-from radixrt.runtime.scheduling.slots import MIN_SHARED_TOKENS, SlotTable, head_of
+from radixrt.runtime.scheduling.slots import MIN_SHARED_TOKENS, SlotTable
 
 Int32 = NDArray[np.int32]
 
@@ -104,17 +104,13 @@ class Admission:
         gain_end = cached + MIN_SHARED_TOKENS
         if gain_end > limit:
             return None
-        # Most prompts differ at once from all that are computed.
-        rows = (slots.catching == head_of(request_ids)).nonzero()[0]
-        if not len(rows):
-            return None
         best: tuple[Request, int] | None = None
-        # The same goes for what comes behind the prefix that is cached already.
-        for slot in rows[slots.tokens[rows, cached] == request_ids[cached]].tolist():
+        rows = (request_ids.take(slots.catching_at, mode="clip") == slots.catching).nonzero()[0]
+        # Most others differ there, and most of the rest in what waiting has to gain at least.
+        last = gain_end - 1
+        for slot in rows[slots.tokens[rows, last] == request_ids[last]].tolist():
             running = slots.requests[slot]
             if running is None or running.namespace != request.namespace or running.is_over:
-                continue
-            if not running.is_cached:
                 continue
             length = min(limit, int(slots.num_known[slot]))
             differs = slots.tokens[slot, :length] != request_ids[:length]

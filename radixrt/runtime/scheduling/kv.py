@@ -175,6 +175,7 @@ class KvSpace:
             return
         num_pages, num_tokens = len(lease.pages), lease.num_tokens
         slots.pages[slot, :num_pages] = lease.pages
+        slots.note_missing(slot, num_tokens)
         loaded = self._load(request, lease) if self.tiers is not None else 0
         if loaded:
             num_pages, num_tokens = self.pages_of(loaded), loaded
