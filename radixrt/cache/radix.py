@@ -228,6 +228,12 @@ class RadixCache:
             self.evict(missing, whom)
         return self._allocator.take(num_pages)
 
+    def take_one(self, whom: int = 0) -> int:
+        """``take`` for one page, without arrays if one is free."""
+        if not self._allocator.num_free:
+            return int(self.take(1, whom)[0])
+        return self._allocator.take_one()
+
     def evict(self, num_pages: int, whom: int = 0) -> int:
         """Give ``num_pages`` pages back to the allocator, or all evictable ones if they are fewer.
 

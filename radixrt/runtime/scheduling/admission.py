@@ -104,9 +104,11 @@ class Admission:
         gain_end = cached + MIN_SHARED_TOKENS
         if gain_end > limit:
             return None
-        best: tuple[Request, int] | None = None
         rows = (request_ids.take(slots.catching_at, mode="clip") == slots.catching).nonzero()[0]
-        # Most others differ there, and most of the rest in what waiting has to gain at least.
+        if not len(rows):  # most differ there
+            return None
+        best: tuple[Request, int] | None = None
+        # And most of the rest differ in what waiting has to gain at least.
         last = gain_end - 1
         for slot in rows[slots.tokens[rows, last] == request_ids[last]].tolist():
             running = slots.requests[slot]

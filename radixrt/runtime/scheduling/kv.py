@@ -180,7 +180,7 @@ class KvSpace:
         if loaded:
             num_pages, num_tokens = self.pages_of(loaded), loaded
         elif lease.tail is not None:
-            page = int(self.take(1, request.id)[0])
+            page = self.cache.take_one(request.id)
             self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
             slots.pages[slot, num_pages] = page
             num_pages += 1
@@ -255,7 +255,10 @@ class KvSpace:
         if want > have:
             request = self.slots.requests[slot]
             whom = request.id if request is not None else 0
-            self.slots.pages[slot, have:want] = self.take(want - have, whom)
+            if want - have == 1:
+                self.slots.pages[slot, have] = self.cache.take_one(whom)
+            else:
+                self.slots.pages[slot, have:want] = self.take(want - have, whom)
             self.slots.num_pages[slot] = want
 
     def share(self, request: Request, num_tokens: int) -> None:
@@ -284,11 +287,11 @@ class KvSpace:
         num_full, num_tail = divmod(num_tokens, self.page_size)
         if request.lease is None or num_tail == 0 or self.num_available < 1:
             return
-        page = self.take(1, request.id)
-        self.copies.append(PageCopy(int(slots.pages[slot, num_full]), int(page[0]), num_tail))
+        page = self.cache.take_one(request.id)
+        self.copies.append(PageCopy(int(slots.pages[slot, num_full]), page, num_tail))
         token_ids = slots.tokens[slot, :num_tokens]
         lease = self.cache.acquire(request.namespace, token_ids)
-        pages = np.concatenate([slots.pages[slot, :num_full], page])
+        pages = np.append(slots.pages[slot, :num_full], np.int32(page))
         self.allocator.give(lease.extend(token_ids, pages, final=True).duplicates)
         lease.release()
 

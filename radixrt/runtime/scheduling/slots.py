@@ -65,7 +65,7 @@ class SlotTable:
 
         self.requests: list[Request | None] = [None] * num_slots
         self.catching: Int32 = np.full(num_slots, NOT_CATCHING, np.int32)
-        self.catching_at: Int32 = np.zeros(num_slots, np.int32)
+        self.catching_at = np.zeros(num_slots, np.int64)
         self._ages: list[tuple[int, int]] = []
         self._active: Int32 | None = None
         self._free = list(range(num_slots - 1, -1, -1))
