@@ -39,6 +39,7 @@ class Node:
     ``is_ended``  its program has ended and nobody else has used it since
     ``is_branch`` more than one run has continued it
     ``place``     its key in the eviction order; None while it is not in it
+    ``version``   grows with every change of what a ``Match`` says that ends here or within the run
     ``backed``    pages from the run's start that the tier below is known to have had: a hint for
                   what it costs to lose them, not a promise
 
@@ -75,6 +76,7 @@ class Node:
         "state",
         "used",
         "uses",
+        "version",
     )
 
     def __init__(
@@ -93,6 +95,7 @@ class Node:
         self.is_ended = False
         self.is_branch = False
         self.place: Place | None = None
+        self.version = 0
         self.backed = 0
         self.uses = bytearray()
         self.hashes = bytearray()

@@ -35,7 +35,13 @@ from radixrt.runtime.ops.sampler import (
 )
 from radixrt.runtime.scheduling.kv import KvPool
 from radixrt.runtime.scheduling.masks import Masks
-from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
+from radixrt.runtime.scheduling.plan import (
+    PageCopy,
+    Plan,
+    ScoreRows,
+    StepResult,
+    copied_at_once,
+)
 from radixrt.runtime.scheduling.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
 
@@ -134,9 +140,10 @@ class Engine:
         return self.host.start(plan.loads)
 
     def copy_pages(self, copies: list[PageCopy]) -> None:
-        """Copy pages of the pool, in order."""
-        for copy in copies:
-            self.ops.copy_page(self.pool.k, self.pool.v, copy.source, copy.target, copy.num_tokens)
+        """Copy pages of the pool, as if in this order."""
+        for run in copied_at_once(copies):
+            columns = list(np.array(run, np.int32).T)
+            self.ops.copy_pages(self.pool.k, self.pool.v, *upload(columns, self.device))
 
     def mask_room(self, shape: tuple[int, int]) -> NDArray[np.int32]:
         """Return an array for the masks of a step, to be filled until ``sample``."""

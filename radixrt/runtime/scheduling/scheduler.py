@@ -18,7 +18,12 @@ from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.scheduling.queue import WaitingQueue
 from radixrt.runtime.scheduling.request import Reason, Request
-from radixrt.runtime.scheduling.slots import MIN_SHARED_TOKENS, PLACEHOLDER, SlotTable
+from radixrt.runtime.scheduling.slots import (
+    MIN_SHARED_TOKENS,
+    NOT_CATCHING,
+    PLACEHOLDER,
+    SlotTable,
+)
 from radixrt.runtime.wire import Sampled
 
 Int32 = NDArray[np.int32]
@@ -370,7 +375,7 @@ class Scheduler:
         request.computed = max(request.computed, min(end, request.prompt_len) - request.cached)
         self.metrics.computed(request, start, end)
         if end >= known:
-            slots.catching[request.slot] = 0
+            slots.catching[request.slot] = NOT_CATCHING
         num_shared = min(end, known)
         kv.share(request, num_shared)
         if end >= known and not request.samples:
