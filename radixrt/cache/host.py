@@ -22,15 +22,15 @@ from radixrt.cache.transfer import Move, Mover
 
 FENCE_POLL_S = 0.0005
 
-MIN_A_POLL = 4
-"""So many sequences are taken in hand by one poll: each costs about 0.1 ms of the host's time, and
+MIN_A_POLL = 2
+"""So many sequences are taken in hand by one poll: each costs about 0.2 ms of the host's time, and
 a device that decodes is done with a step in a few milliseconds."""
 
 
 def num_a_poll(waiting: int) -> int:
     """Return how many of the sequences that wait to be copied, or were, one poll takes in hand:
     the more the more there are, so that no queue grows for ever. Later polls go on."""
-    return min(waiting, max(MIN_A_POLL, waiting // 8))
+    return min(waiting, max(MIN_A_POLL, waiting // 32))
 
 
 class HostMatch(NamedTuple):

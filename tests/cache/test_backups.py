@@ -34,7 +34,7 @@ def test_one_poll_takes_few_sequences_in_hand_and_later_ones_all_of_them(num: in
         tiers.poll()
         ended = host.stats().written - done
         started = host.num_storing - moving + ended
-        assert max(started, ended) <= max(MIN_A_POLL, num // 8)
+        assert max(started, ended) <= max(MIN_A_POLL, num // 32)
         for move in mover.open:
             move.finish()
         polls += 1

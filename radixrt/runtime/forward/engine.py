@@ -115,13 +115,13 @@ class Engine:
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
-        """Copy the plan's pages and start its forward, which waits layer by layer for pages that
-        come from the host."""
+        """Copy the plan's pages and start its forward, which waits for pages that come from the
+        host: layer by layer, or a recorded one for all of them."""
         launched = time.perf_counter()
         self.copy_pages(plan.copies)
         move = self._start_loads(plan)
         host = host_step(plan, self.slots)
-        replayed = self.graphs.run(host) if self.graphs and move is None else None
+        replayed = self.graphs.run(host, move) if self.graphs else None
         if replayed is not None:
             return StepInFlight(plan, *replayed, launched)
         tensors = upload(host.arrays, self.device)

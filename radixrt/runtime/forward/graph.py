@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from radixrt.cache.transfer import Move
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch, Int32
 from radixrt.runtime.device import CapturedGraph, FixedUpload, copy_stream
@@ -151,9 +152,15 @@ class StepGraphs:
     def _pool(self) -> Any:
         return next((graph.pool for graph in self._graphs.values()), None)
 
-    def run(self, host: HostStep) -> tuple[torch.Tensor, DeviceSampling] | None:
+    def run(
+        self, host: HostStep, move: Move | None = None
+    ) -> tuple[torch.Tensor, DeviceSampling] | None:
         """Return the logits [R, vocab_size] of a step and how it samples, both valid until the next
-        call; None for one that is too large, or whose sharing is too fine."""
+        call; None for one that is too large, or whose sharing is too fine.
+
+        The step waits for all pages of ``move``: to wait for each layer's it would have to be
+        launched layer by layer, which takes longer than the layers have to wait.
+        """
         num_tokens = len(host.arrays.input_ids)
         most = self._sizes[-1] if host.mostly_decodes else min(self._sizes[-1], MAX_MIXED_TOKENS)
         if num_tokens > most:
@@ -169,6 +176,8 @@ class StepGraphs:
         )
         if plans is None or not self._uploads[size].refill([*arrays, *plans]):
             return None
+        if move is not None:
+            move.wait_all()
         num_logits = len(host.arrays.logits_rows)
         logits = self._graphs[size].replay()
         if size > MAX_HEAD_TOKENS:
