@@ -8,15 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from radixrt.cache.knowledge import NO_KEYS, UNKNOWN, Known
-from radixrt.cache.node import (
-    NEVER,
-    PAGE_ID_BYTES,
-    TOKEN_BYTES,
-    Node,
-    decode,
-    encode,
-    page_ids,
-)
+from radixrt.cache.node import NEVER, TOKEN_BYTES, Node, decode, encode, page_ids
 from radixrt.cache.pagehash import UInt64
 from radixrt.cache.pages import Int32
 from radixrt.cache.reuse import ENDED, PLAIN, idle_state
@@ -52,11 +44,11 @@ class Lease:
         │ tree's, locked │ the request's own │
 
     ``num_tokens`` is m and ``pages`` (int32 [m / page size]) are the tree's, valid until the lease
-    is released or parked. ``tail`` is a page of the tree whose first tokens continue the match: copy
-    it into a page of your own before anybody else can write to it. The next ``take`` may evict it
-    and return that very page, which then needs no copy. After ``note_use``, ``page_keys`` uint64 are
-    the hashes of the prompt's full pages, ``prompt`` (as ``encode`` writes it) being what the lease
-    was acquired for.
+    is released or parked. ``tail`` is a page of the tree whose first tokens continue the match:
+    copy it into a page of your own before anybody else can write to it. The next ``take`` may evict
+    it and return that very page, which then needs no copy. After ``note_use``, ``page_keys`` uint64
+    are the hashes of the prompt's full pages, ``prompt`` (as ``encode`` writes it) being what the
+    lease was acquired for.
 
     One thread, the cache's, uses a lease.
     """
@@ -84,7 +76,9 @@ class Lease:
         self._watched: dict[int, int] = {}  # watched pages of the path: hash, number
         self.page_keys: UInt64 = NO_KEYS
         self._prompt = prompt
-        self._beyond = beyond  # who has other tokens behind the match, and bytes from the root there
+        self._beyond = (
+            beyond  # who has other tokens behind the match, and bytes from the root there
+        )
         self._seed = seed
 
     @property
@@ -298,8 +292,7 @@ def acquire(tree: Tree, clock: Callable[[], float], root: Node, key: bytes, foun
     if child is not None:
         beyond = child, found.num_bytes
         if found.tail:
-            page = page_ids(child.pages[:PAGE_ID_BYTES])[0]
-            tail = TailPage(int(page), found.tail // TOKEN_BYTES)
+            tail = TailPage(child.first_page_id, found.tail // TOKEN_BYTES)
     elif end.children:
         wanted = key[found.matched : found.matched + tree.page_bytes]
         near = next(page for page in end.children.neighbours(wanted) if page is not None)
