@@ -332,6 +332,16 @@ def test_a_lookup_and_a_lease_know_what_the_cache_knows(sequences: list[list[int
     cache.check()
 
 
+def test_a_lookup_outlives_its_namespace(cache: RadixCache) -> None:
+    """One that is empty goes; what comes under its name afterwards is another tree."""
+    put(cache, upto(8))
+    look = cache.lookup("n", upto(8) + 100)
+    assert look.num_tokens == 0
+    cache.clear()
+    put(cache, upto(8) + 100)
+    assert look.num_tokens == 8
+
+
 @given(st.lists(st.lists(st.integers(0, 1), max_size=14), min_size=1, max_size=8))
 def test_a_use_finds_the_pages_of_a_lease_and_leaves_the_tree_as_it_is(
     sequences: list[list[int]],
