@@ -311,7 +311,6 @@ class HiCache:
             namespace, token_ids = self._to_back_up.pop()
             known = self.host.cache.peek(namespace, token_ids) // size
             lease = self.device.hold(namespace, token_ids)
-            lease.drop_tail()
             last = min(len(lease.pages), known + room)
             if last <= known:
                 lease.note_backed(known)
@@ -329,7 +328,6 @@ class HiCache:
         while self._to_store.items and len(self._puts) < self.policy.max_puts * len(self.stores):
             namespace, token_ids = self._to_store.pop()
             lease = self.host.cache.hold(namespace, token_ids)
-            lease.drop_tail()
             pages = lease.pages
             run = PageRun(namespace, token_ids, size, 0, len(pages)).with_keys()
             for tier in self.stores:

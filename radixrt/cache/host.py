@@ -274,7 +274,6 @@ class HostTier:
         """
         size = self.page_size
         lease = self.cache.acquire(run.namespace, run.token_ids[: run.last * size])
-        lease.drop_tail()
         known = len(lease.pages)
         if known < run.first:
             lease.release()

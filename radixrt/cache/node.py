@@ -17,6 +17,7 @@ TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
 HASH_BYTES = 8
 _HASH: Final = struct.Struct("@Q")
+_PAGE_ID: Final = struct.Struct("@i")
 Place = tuple[int, float, int]
 _FEW = 64
 """Tokens up to which comparing numbers is quicker than comparing arrays."""
@@ -113,6 +114,11 @@ class Node:
     def num_pages(self) -> int:
         """Pages of the run."""
         return len(self.pages) // PAGE_ID_BYTES
+
+    @property
+    def first_page_id(self) -> int:
+        """The number of the run's first page."""
+        return int(_PAGE_ID.unpack_from(self.pages)[0])
 
     @property
     def num_tokens(self) -> int:

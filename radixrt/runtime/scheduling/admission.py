@@ -60,15 +60,9 @@ class Admission:
         if expected - shared + self._outstanding > kv.num_available:
             return False  # not even if the match cost nothing
         kv.match(request)
-        lease = request.lease
         if not self._fits(request, expected):
-            if lease is None or lease.tail is None or self.slots.num_active:
-                kv.unmatch(request)
-                return False
-            lease.drop_tail()  # alone, and the tail's page is the one that is missing
-            if not self._fits(request, expected):
-                kv.unmatch(request)
-                return False
+            kv.unmatch(request)
+            return False
         self.queue.admitted(request)
         slot = self.slots.take(request)
         kv.adopt(request)

@@ -181,11 +181,11 @@ class KvSpace:
             num_pages, num_tokens = self.pages_of(loaded), loaded
         elif lease.tail is not None:
             page = self.cache.take_one(request.id)
-            self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
+            if page != lease.tail.page:  # it may have been the one to be evicted
+                self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
             slots.pages[slot, num_pages] = page
             num_pages += 1
             num_tokens += lease.tail.num_tokens
-            lease.drop_tail()
         if self.tiers is not None and num_tokens:
             self.tiers.sighted(request.namespace, request.token_ids[:num_tokens])
         slots.num_pages[slot] = num_pages
@@ -204,7 +204,6 @@ class KvSpace:
             request.refused_end = self.tiers.host.cache.peek(request.namespace, token_ids)
         if match is None:
             return 0
-        lease.drop_tail()
         first = len(lease.pages)
         last = match.num_tokens // self.page_size
         pages = self.take(last - first, request.id)
