@@ -76,9 +76,8 @@ class Lease:
         self._watched: dict[int, int] = {}  # watched pages of the path: hash, number
         self.page_keys: UInt64 = NO_KEYS
         self._prompt = prompt
-        self._beyond = (
-            beyond  # who has other tokens behind the match, and bytes from the root there
-        )
+        # Who has other tokens behind the match, and how many bytes from the root that is.
+        self._beyond = beyond
         self._seed = seed
 
     @property
