@@ -51,7 +51,7 @@ class NoOps:
 
     name = "none"
 
-    def copy_page(self, *arguments: Any) -> None:
+    def copy_pages(self, *arguments: Any) -> None:
         pass
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:

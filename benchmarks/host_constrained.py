@@ -92,7 +92,7 @@ class MaskedOps:
         self._mask: np.ndarray[Any, Any] | None = None
         self._rng = np.random.default_rng(0)
 
-    def copy_page(self, *arguments: Any) -> None:
+    def copy_pages(self, *arguments: Any) -> None:
         pass
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:

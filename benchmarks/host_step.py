@@ -61,7 +61,7 @@ class NoAttention:
 class NoOps:
     name = "none"
 
-    def copy_page(self, *arguments: Any) -> None:
+    def copy_pages(self, *arguments: Any) -> None:
         pass
 
     def sample(self, logits: torch.Tensor, rows: Any) -> torch.Tensor:

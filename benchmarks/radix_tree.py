@@ -28,7 +28,6 @@ def insert(cache: RadixCache, allocator: PageAllocator, tokens: Int32) -> None:
     lease = cache.acquire("model", tokens)
     num_new = len(tokens) // cache.page_size - len(lease.pages)
     pages = np.concatenate([lease.pages, cache.take(num_new)])
-    lease.drop_tail()
     allocator.give(lease.extend(tokens, pages).duplicates)
     lease.release()
 

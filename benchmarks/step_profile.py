@@ -84,7 +84,7 @@ def measure(driver: EngineDriver, case: Case, seed: int) -> dict[str, Any]:
     computed = case.common + case.rows // case.width * case.group + case.rows * case.own
     start(driver, case, seed, 60 + computed // 4000)
     slots = driver.loop.scheduler.slots
-    while slots.num_active < case.rows or slots.catching:
+    while slots.num_active < case.rows or (slots.catching >= 0).any():
         driver.loop.step()
     for _ in range(5):
         driver.loop.step()

@@ -259,6 +259,7 @@ TilePlan plan_tiles(const TileBatch& batch, const TileOptions& options) {
 
   for (int64_t row : decoding) {
     const int64_t end = batch.kv_lens[row];
+    if (own_start[row] >= end) continue;  // of no keys, or all of them shared
     const int64_t first = window ? std::max(own_start[row], end - window) : own_start[row];
     const int64_t page = add_pages(row, first / page_size, up(end, page_size));
     small.add(batch.query_start + row, 1, options.small_slots, {page, first, end});

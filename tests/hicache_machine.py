@@ -222,7 +222,6 @@ class HiCacheMachine:
             self.fetches.append(fetch)
             self.fetches = self.fetches[-8:]
         lease = self.cache.acquire(namespace, ids)
-        lease.drop_tail()
         lease.note_use()
         call = Call(namespace, tokens[: lease.num_tokens], lease, [])
         self._expect_pages(namespace, tokens, lease.pages.tolist(), self.device)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from radixrt.cache.costs import Costs
-from radixrt.cache.host import HostMatch, HostTier, PageLoad
+from radixrt.cache.host import HostMatch, HostTier, PageLoad, num_a_poll
 from radixrt.cache.movements import Backup, Fetch, Store, WaitingSequences, digest
 from radixrt.cache.pages import Int32
 from radixrt.cache.radix import Lookup, RadixCache
@@ -304,14 +304,13 @@ class HiCache:
     def _start_backups(self) -> None:
         """Copy what waits, the oldest first, while no more than the policy allows is locked."""
         size = self.page_size
-        while self._to_back_up.items:
+        for _ in range(num_a_poll(len(self._to_back_up.items))):
             room = self.policy.max_copy_pages - self.host.num_storing
             if room < 1:
                 break
             namespace, token_ids = self._to_back_up.pop()
             known = self.host.cache.peek(namespace, token_ids) // size
             lease = self.device.hold(namespace, token_ids)
-            lease.drop_tail()
             last = min(len(lease.pages), known + room)
             if last <= known:
                 lease.note_backed(known)
@@ -329,7 +328,6 @@ class HiCache:
         while self._to_store.items and len(self._puts) < self.policy.max_puts * len(self.stores):
             namespace, token_ids = self._to_store.pop()
             lease = self.host.cache.hold(namespace, token_ids)
-            lease.drop_tail()
             pages = lease.pages
             run = PageRun(namespace, token_ids, size, 0, len(pages)).with_keys()
             for tier in self.stores:

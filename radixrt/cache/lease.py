@@ -18,7 +18,7 @@ from radixrt.errors import InvalidArgument
 
 
 class TailPage(NamedTuple):
-    """A page of the tree whose first ``num_tokens`` tokens continue the match."""
+    """A page of the tree whose first ``num_tokens`` tokens continue the match. Nobody locks it."""
 
     page: int
     num_tokens: int
@@ -45,7 +45,8 @@ class Lease:
 
     ``num_tokens`` is m and ``pages`` (int32 [m / page size]) are the tree's, valid until the lease
     is released or parked. ``tail`` is a page of the tree whose first tokens continue the match:
-    copy it into a page of your own, then ``drop_tail()``. After ``note_use``, ``page_keys`` uint64
+    copy it into a page of your own before anybody else can write to it. The next ``take`` may evict
+    it and return that very page, which then needs no copy. After ``note_use``, ``page_keys`` uint64
     are the hashes of the prompt's full pages, ``prompt`` (as ``encode`` writes it) being what the
     lease was acquired for.
 
@@ -57,7 +58,7 @@ class Lease:
         tree: Tree,
         clock: Callable[[], float],
         node: Node,
-        tail: tuple[Node, int] | None,
+        tail: TailPage | None,
         num_tokens: int,
         pages: Int32,
         prompt: bytes,
@@ -66,33 +67,24 @@ class Lease:
     ) -> None:
         self.num_tokens = num_tokens
         self.pages = pages
-        self.tail: TailPage | None = None
+        self.tail = tail
         self._tree = tree
         self._clock = clock
         self._node = node
-        self._tail_node: Node | None = None
         self._state = "held"
         self._num_pages = len(pages)
         self._watched: dict[int, int] = {}  # watched pages of the path: hash, number
         self.page_keys: UInt64 = NO_KEYS
         self._prompt = prompt
-        self._beyond = beyond  # where in the tree other tokens follow the match
+        self._beyond = (
+            beyond  # who has other tokens behind the match, and bytes from the root there
+        )
         self._seed = seed
-        if tail is not None:
-            self._tail_node, tail_tokens = tail
-            self.tail = TailPage(int(page_ids(self._tail_node.pages)[0]), tail_tokens)
 
     @property
     def is_held(self) -> bool:
         """Whether the path is locked: neither parked nor released yet."""
         return self._state in ("held", "final")
-
-    def drop_tail(self) -> None:
-        """Unlock the tail page; call it once its copy is done. Idempotent."""
-        self.tail = None
-        if self._tail_node is not None:
-            node, self._tail_node = self._tail_node, None
-            self._tree.unlock(node)
 
     def extend(self, token_ids: Int32, pages: Int32, *, final: bool = False) -> Extension:
         """Insert a sequence the lease begins with; the lease then covers all its full pages.
@@ -173,7 +165,11 @@ class Lease:
         if self._beyond is None:
             return np.zeros(0, np.int32)
         node, at = self._beyond
-        return decode(text_from(node, at, num * TOKEN_BYTES))
+        # Since then the run may have been split behind that place.
+        while (start := node.end - len(node.key)) > at:
+            assert node.parent is not None
+            node = node.parent
+        return decode(text_from(node, at - start, num * TOKEN_BYTES))
 
     def hold(self, ttl_s: float, priority: int) -> None:
         """Ask to keep the path for ``ttl_s`` seconds of disuse, held or parked. ``priority`` 0 to 3
@@ -191,7 +187,6 @@ class Lease:
         """
         if not self.is_held:
             raise InvalidArgument("lease", self._state, "only a held lease can be parked, once")
-        self.drop_tail()
         now = self._clock()
         state = idle_state(pause_s)
         self._tree.touch(self._node, now + bias_s if self._tree.order.uses_bias else now)
@@ -212,7 +207,6 @@ class Lease:
         if self._state == "parked":
             self._tree.unpark(self._node)
         else:
-            self.drop_tail()
             self._tree.touch(self._node, now)
             self._tree.unlock(self._node)
         known = self._tree.known
@@ -282,7 +276,7 @@ class Lease:
 
     def _forget(self, state: str) -> None:
         self._state = state
-        self._prompt, self._beyond = b"", None
+        self.tail, self._prompt, self._beyond = None, b"", None
         self.num_tokens = 0
         self.pages = self.pages[:0]
 
@@ -296,22 +290,15 @@ def acquire(tree: Tree, clock: Callable[[], float], root: Node, key: bytes, foun
         end = tree.split(child, found.split)
         path.append(end)
     if child is not None:
-        node = child
+        beyond = child, found.num_bytes
         if found.tail:
-            # The tail's page becomes a node of its own, so that its lock pins one page, not a long
-            # run.
-            if node.num_pages > 1:
-                node = tree.split(node, tree.page_bytes)
-            tail = node, found.tail // TOKEN_BYTES
-        beyond = node, found.tail
-    if child is None and end.children:
+            tail = TailPage(child.first_page_id, found.tail // TOKEN_BYTES)
+    elif end.children:
         wanted = key[found.matched : found.matched + tree.page_bytes]
         near = next(page for page in end.children.neighbours(wanted) if page is not None)
-        beyond = end.children[near], 0
+        beyond = end.children[near], found.num_bytes
     tree.lock(end)
     tree.touch(end, clock())
-    if tail is not None:
-        tree.lock(tail[0])
     pages = page_ids(b"".join([node.pages for node in path]))
     num_tokens = (found.matched + found.split) // TOKEN_BYTES
     return Lease(tree, clock, end, tail, num_tokens, pages, key, beyond, root.chain)

@@ -17,6 +17,7 @@ TOKEN_BYTES = 4
 PAGE_ID_BYTES = 4
 HASH_BYTES = 8
 _HASH: Final = struct.Struct("@Q")
+_PAGE_ID: Final = struct.Struct("@i")
 Place = tuple[int, float, int]
 _FEW = 64
 """Tokens up to which comparing numbers is quicker than comparing arrays."""
@@ -39,6 +40,7 @@ class Node:
     ``is_ended``  its program has ended and nobody else has used it since
     ``is_branch`` more than one run has continued it
     ``place``     its key in the eviction order; None while it is not in it
+    ``version``   grows with every change of what a ``Match`` says that ends here or within the run
     ``backed``    pages from the run's start that the tier below is known to have had: a hint for
                   what it costs to lose them, not a promise
 
@@ -75,6 +77,7 @@ class Node:
         "state",
         "used",
         "uses",
+        "version",
     )
 
     def __init__(
@@ -93,6 +96,7 @@ class Node:
         self.is_ended = False
         self.is_branch = False
         self.place: Place | None = None
+        self.version = 0
         self.backed = 0
         self.uses = bytearray()
         self.hashes = bytearray()
@@ -110,6 +114,11 @@ class Node:
     def num_pages(self) -> int:
         """Pages of the run."""
         return len(self.pages) // PAGE_ID_BYTES
+
+    @property
+    def first_page_id(self) -> int:
+        """The number of the run's first page."""
+        return int(_PAGE_ID.unpack_from(self.pages)[0])
 
     @property
     def num_tokens(self) -> int:

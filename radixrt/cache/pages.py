@@ -44,15 +44,19 @@ class PageAllocator:
         if n > self.num_free:
             raise OutOfPages(f"{n} pages asked for, {self.num_free} of {self.num_usable} are free")
         rest = self.num_free - n
-        if n == 1:
-            page = self._stack[rest : self.num_free].copy()
-            self.num_free = rest
-            self._is_free[page] = False
-            return page
         pages = self._stack[rest : self.num_free][::-1].copy()
         self.num_free = rest
         self._is_free[pages] = False
         return pages
+
+    def take_one(self) -> int:
+        """``take`` for one page."""
+        if not self.num_free:
+            raise OutOfPages(f"a page asked for, 0 of {self.num_usable} are free")
+        self.num_free -= 1
+        page = int(self._stack[self.num_free])
+        self._is_free[page] = False
+        return page
 
     def give(self, pages: Int32) -> None:
         """Take ``pages`` (int [n]) back from their owner.

@@ -24,27 +24,27 @@ __all__ = ["CacheCounters", "Extension", "Lease", "Lookup", "RadixCache", "TailP
 
 
 class Lookup:
-    """A prompt that is looked up in a cache: several times at the price of one, while the tree
-    stays as it is."""
+    """A prompt that is looked up in a cache: several times at the price of one, while that part of
+    the tree stays as it is."""
 
-    __slots__ = ("_match", "_tree", "_version", "key", "namespace")
+    __slots__ = ("_match", "_tree", "key", "namespace")
 
     def __init__(self, tree: Tree, namespace: str, token_ids: Int32) -> None:
         self.namespace = namespace
         self.key = encode(token_ids)
         self._tree = tree
-        self._match = NOTHING
-        self._version = -1
+        self._match: Match | None = None
 
     @property
     def match(self) -> Match:
         """What the tree knows of it now."""
-        tree = self._tree
-        if self._version != tree.version:
-            root = tree.roots.get(self.namespace)
-            self._match = tree.match(root, self.key) if root is not None else NOTHING
-            self._version = tree.version
-        return self._match
+        found = self._match
+        if found is None or not found.is_current:
+            root = self._tree.roots.get(self.namespace)
+            if root is None:
+                return NOTHING
+            found = self._match = self._tree.match(root, self.key)
+        return found
 
     @property
     def prompt_len(self) -> int:
@@ -227,6 +227,12 @@ class RadixCache:
         if missing > 0:
             self.evict(missing, whom)
         return self._allocator.take(num_pages)
+
+    def take_one(self, whom: int = 0) -> int:
+        """``take`` for one page, without arrays if one is free."""
+        if not self._allocator.num_free:
+            return int(self.take(1, whom)[0])
+        return self._allocator.take_one()
 
     def evict(self, num_pages: int, whom: int = 0) -> int:
         """Give ``num_pages`` pages back to the allocator, or all evictable ones if they are fewer.

@@ -80,7 +80,6 @@ class SavedCopy:
         """Store what the host has of a sequence; False when that is not all of it."""
         host = self._tiers.host
         lease = host.cache.hold(namespace, token_ids)
-        lease.drop_tail()
         pages = lease.pages
         run = PageRun(namespace, token_ids, self._tiers.page_size, 0, len(pages)).with_keys()
         have = self.store.probe(run)

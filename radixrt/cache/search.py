@@ -13,7 +13,8 @@ class Match(NamedTuple):
 
     ``end`` is the last node that is matched to its end, the one the search began at if none is;
     ``matched`` bytes lead there. ``child`` continues for ``split`` bytes of full pages and ``tail``
-    bytes of one more page. Valid until the tree changes.
+    bytes of one more page. ``version`` is that of both nodes at the time: the match says what a
+    search would find while it ``is_current``, whatever happens elsewhere in the tree.
     """
 
     end: Node
@@ -21,6 +22,12 @@ class Match(NamedTuple):
     child: Node | None
     split: int
     tail: int
+    version: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether a search would find the same now."""
+        return self.version == _version_of(self.end, self.child)
 
     @property
     def num_bytes(self) -> int:
@@ -41,7 +48,12 @@ class Match(NamedTuple):
         return path[::-1]
 
 
-NOTHING: Final = Match(Node(0, None, bytearray(), bytearray(), NEVER), 0, None, 0, 0)
+def _version_of(end: Node, child: Node | None) -> int:
+    # Neither ever shrinks, so the sum tells whether one has grown.
+    return end.version if child is None else end.version + child.version
+
+
+NOTHING: Final = Match(Node(0, None, bytearray(), bytearray(), NEVER), 0, None, 0, 0, 0)
 """The match of a key in a namespace that has nothing."""
 
 
@@ -77,12 +89,13 @@ class Search:
             if num > page_bytes and not key.startswith(run, at):
                 common = common_prefix(key, at, run)
                 tail = common % page_bytes
-                return Match(node, at, child, common - tail, tail), num_walked
+                version = _version_of(node, child)
+                return Match(node, at, child, common - tail, tail, version), num_walked
             at += num
             node = child
             num_walked += 1
         nearest, tail = self._nearest_page(node, key[at : at + page_bytes])
-        return Match(node, at, nearest, 0, tail), num_walked
+        return Match(node, at, nearest, 0, tail, _version_of(node, nearest)), num_walked
 
     def _nearest_page(self, node: Node, wanted: bytes) -> tuple[Node | None, int]:
         best, tail = None, 0

@@ -33,8 +33,6 @@ class Tree:
     with a lock. A lock on a node locks its ancestors, so what is unlocked is closed under
     descendants and can be given up leaf by leaf. Costs O(1) a node that becomes locked or unlocked:
     a path that another lease holds already is not walked.
-
-    ``version`` grows with every change of what a ``Match`` says.
     """
 
     def __init__(
@@ -54,7 +52,6 @@ class Tree:
         self.num_cached = 0
         self.num_locked = 0
         self.watchers: tuple[Watcher, ...] = ()
-        self.version = 0
         self.search = Search(self.page_bytes)
         self._next_serial = 0
 
@@ -62,7 +59,6 @@ class Tree:
         """Return the namespace's root, made on first use; it goes when empty and unlocked."""
         root = self.roots.get(namespace)
         if root is None:
-            self.version += 1
             root = self.roots[namespace] = self._node(None, bytearray(namespace, "utf-8"), b"")
             if self.known is not None:
                 root.hashes = self.known.seed(namespace)
@@ -82,7 +78,7 @@ class Tree:
         parent = node.parent
         assert parent is not None
         assert 0 < num_bytes < len(node.key)
-        self.version += 1
+        node.version += 1
         num_page_bytes = num_bytes // self.page_bytes * PAGE_ID_BYTES
         upper = self._node(parent, node.key[:num_bytes], node.pages[:num_page_bytes], node.used)
         upper.locks, upper.parks = min(node.locks, 1), min(node.parks, 1)
@@ -122,7 +118,7 @@ class Tree:
         numbers in the sequence, ``first_page`` for the first. ``keys`` are the pages' hashes, if
         they are known.
         """
-        self.version += 1
+        node.version += 1
         if node.children:
             self._free_superseded_by(node, key)
         num_pages = len(pages) // PAGE_ID_BYTES
@@ -165,7 +161,7 @@ class Tree:
         assert not node.children
         for watcher in self.watchers:
             watcher.cut(node, min(num_pages, node.num_pages))
-        self.version += 1
+        node.version += 1
         if num_pages < node.num_pages:
             pages = bytes(node.pages[-num_pages * PAGE_ID_BYTES :])
             self._shorten(node, num_pages, eviction)
@@ -192,7 +188,7 @@ class Tree:
         path."""
         for watcher in self.watchers:
             watcher.cut(node, 1)
-        self.version += 1
+        node.version += 1
         (page,) = _PAGE_ID.unpack_from(node.pages, len(node.pages) - PAGE_ID_BYTES)
         self._shorten(node, 1, eviction)
         self.num_cached -= 1
@@ -377,7 +373,7 @@ class Tree:
         if node.parent is None:
             namespace = node.key.decode("utf-8")
             if self.roots.get(namespace) is node:
-                self.version += 1
+                node.version += 1
                 del self.roots[namespace]
         elif self._is_superseded(node):
             self._free(node)
@@ -405,7 +401,7 @@ class Tree:
             or len(child.key) < self.page_bytes
         ):
             return
-        self.version += 1
+        node.version += 1
         if node.backed == node.num_pages:
             node.backed += child.backed
         child.backed = node.backed

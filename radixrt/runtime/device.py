@@ -173,13 +173,22 @@ class AheadUpload:
         self._device = device
         self._stream = copy_stream(device) if device.type == "cuda" else None
 
-    def upload(self, array: NDArray[Any]) -> torch.Tensor:
-        """Return the array as a tensor for work that is queued from now on, as ``upload`` does."""
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
+        """Return an array to be filled and uploaded: from where it is, if it is pinned."""
         if self._stream is None:
-            return upload([array], self._device)[0]
+            return np.empty(shape, np.int32)
+        # Its memory is reused only after its copy: torch's allocator of host memory sees to that.
+        room: NDArray[np.int32] = torch.empty(shape, dtype=torch.int32, pin_memory=True).numpy()
+        return room
+
+    def upload(self, array: NDArray[np.int32]) -> torch.Tensor:
+        """Return what ``room`` returned, filled by now, as a tensor for work that is queued from
+        now on."""
+        if self._stream is None:
+            return torch.from_numpy(array)
         current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):
-            (tensor,) = upload([array], self._device)
+            tensor = torch.from_numpy(array).to(self._device, non_blocking=True)
         current.wait_stream(self._stream)
         tensor.record_stream(current)
         return tensor

@@ -29,7 +29,6 @@ class Story:
         tokens = np.repeat(np.frombuffer(text.encode(), np.uint8).astype(np.int32), 2)
         lease = self.cache.acquire("story", tokens)
         new = self.cache.take(len(text) - len(lease.pages))
-        lease.drop_tail()
         extension = lease.extend(tokens, np.concatenate([lease.pages, new]))
         self.allocator.give(extension.duplicates)
         self.letters.update(zip(extension.pages.tolist(), text, strict=True))

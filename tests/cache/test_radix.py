@@ -41,7 +41,6 @@ def compute(cache: RadixCache, tokens: Int32, *, final: bool = False) -> Lease:
     lease = cache.acquire("n", tokens)
     num_pages = -(-len(tokens) // cache.page_size)
     own = cache.take(num_pages - len(lease.pages))
-    lease.drop_tail()
     pages = np.concatenate([lease.pages, own])
     num_full = len(tokens) // cache.page_size
     duplicates = lease.extend(tokens, pages, final=final).duplicates
@@ -111,31 +110,20 @@ def test_the_tail_is_the_child_with_the_longest_common_prefix(cache: RadixCache)
     assert cache.acquire("n", ids(0, 1, 2, 3, 7, 2, 11, 0)).pages[1] == lease.tail.page
 
 
-def test_a_tail_pins_one_page_of_a_long_run_until_it_is_dropped(cache: RadixCache) -> None:
-    put(cache, upto(400))
-    lease = cache.acquire("n", ids(0, 1, 99))
+def test_a_tail_is_locked_by_nobody_and_may_be_what_is_taken_next() -> None:
+    cache = RadixCache(PageAllocator(3), PAGE_SIZE)
+    put(cache, upto(8))
+    lease = cache.acquire("n", ids(0, 1, 2, 3, 4, 99))
     assert lease.tail is not None
-    assert cache.num_evictable == 99
-    assert cache.clear() == 99
-    assert not cache._allocator.is_free(ids(lease.tail.page))[0]
-    lease.drop_tail()
-    assert lease.tail is None
     assert cache.num_evictable == 1
-    lease.drop_tail()
-
-
-def test_a_parked_lease_pins_nothing_even_with_its_tail(cache: RadixCache) -> None:
-    put(cache, upto(400))
-    cache.acquire("n", ids(0, 1, 99)).park(1.0)
-    assert cache.num_evictable == 100
+    assert cache.take_one() == lease.tail.page
+    assert cache.num_evictable == 0
 
 
 def test_looking_into_a_run_leaves_no_cuts_behind(cache: RadixCache) -> None:
     put(cache, upto(400))
     for n in range(1, 40):
-        lease = cache.acquire("n", np.concatenate([upto(0), ids(0, 1), upto(n) + 500]))
-        lease.drop_tail()
-        lease.release()
+        cache.acquire("n", np.concatenate([upto(0), ids(0, 1), upto(n) + 500])).release()
     assert len(cache._tree.roots["n"].children) == 1
     assert depth(cache, upto(400)) == 1
 
@@ -191,19 +179,6 @@ def test_a_shorter_partial_page_is_a_duplicate(cache: RadixCache) -> None:
     extension = lease.extend(upto(6), np.concatenate([lease.pages, page]), final=True)
     assert extension.duplicates.tolist() == page.tolist()
     assert cache.num_cached == 2
-
-
-def test_a_superseded_page_in_use_is_freed_when_its_copy_is_done(
-    cache: RadixCache, allocator: PageAllocator
-) -> None:
-    put(cache, upto(6), final=True)
-    copying = cache.acquire("n", upto(6))
-    assert copying.tail is not None
-    put(cache, upto(8))
-    assert not allocator.is_free(ids(copying.tail.page))[0]
-    page = copying.tail.page
-    copying.drop_tail()
-    assert allocator.is_free(ids(page))[0]
 
 
 def test_two_that_computed_the_same_keep_one_copy(
@@ -315,6 +290,21 @@ def test_arrays_that_do_not_fit_the_lease_are_refused(cache: RadixCache) -> None
     cache.check()
 
 
+def test_what_follows_a_match_is_known_when_others_have_branched_off_behind(
+    cache: RadixCache,
+) -> None:
+    """Their splits move the run's beginning, an eviction takes what was after it."""
+    put(cache, upto(40))
+    lease = cache.acquire("n", ids(*range(6), 99))
+    for at in (30, 21, 13):
+        cache.acquire("n", ids(*range(at), 99)).release()
+    assert lease.following(3).tolist() == [6, 7, 8]
+    cache.evict(7)
+    assert lease.following(3).tolist() == [6, 7, 8]
+    cache.evict(2)
+    assert lease.following(3).tolist() == []
+
+
 def test_leases_that_share_a_run_name_the_same_node(cache: RadixCache) -> None:
     one, two = compute(cache, upto(12)), compute(cache, np.append(upto(8), upto(8)))
     shared = set(one.path()) & set(two.path())
@@ -340,6 +330,16 @@ def test_a_lookup_and_a_lease_know_what_the_cache_knows(sequences: list[list[int
             assert lease.following(num).tolist() == follows.tolist()
             lease.release()
     cache.check()
+
+
+def test_a_lookup_outlives_its_namespace(cache: RadixCache) -> None:
+    """One that is empty goes; what comes under its name afterwards is another tree."""
+    put(cache, upto(8))
+    look = cache.lookup("n", upto(8) + 100)
+    assert look.num_tokens == 0
+    cache.clear()
+    put(cache, upto(8) + 100)
+    assert look.num_tokens == 8
 
 
 @given(st.lists(st.lists(st.integers(0, 1), max_size=14), min_size=1, max_size=8))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from radixrt.cache.learned import learned_policy
 from radixrt.cache.pages import PageAllocator
-from radixrt.cache.radix import Lease, RadixCache
+from radixrt.cache.radix import Lease, Lookup, RadixCache
 from radixrt.cache.shortcuts import Shortcuts
 from radixrt.errors import OutOfPages
 
@@ -73,6 +73,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.parked: list[Lease] = []
         self.known: list[Prefix] = [()]
+        self.lookups: list[tuple[str, Prefix, Lookup]] = []
 
     def private(self) -> int:
         return sum(len(call.own) for call in self.calls)
@@ -85,9 +86,9 @@ class CacheMachine(RuleBasedStateMachine):
         cut=picks,
         more=tokens,
         namespace=st.sampled_from("aab"),
-        keeps_tail=st.booleans(),
+        is_first=st.booleans(),
     )
-    def acquire(self, base: int, cut: int, more: Prefix, namespace: str, keeps_tail: bool) -> None:
+    def acquire(self, base: int, cut: int, more: Prefix, namespace: str, is_first: bool) -> None:
         known = choose(self.known, base)
         sequence = (known[: cut % (len(known) + 1)] + more)[:40]
         expected = self.cache.peek(namespace, ids(sequence))
@@ -96,7 +97,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert found == expected, "acquire found what peek did not"
         assert found == self.longest_match(namespace, sequence), "not the longest match"
         self.assert_written(namespace, sequence, lease)
-        lease.note_use(is_first=keeps_tail)
+        lease.note_use(is_first=is_first)
         call = Call(namespace, sequence[: lease.num_tokens], lease, ids(()))
         self.calls.append(call)
         tail = lease.tail
@@ -105,8 +106,14 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.written[tail.page][0] == namespace
             stored = self.written[tail.page][1]
             assert stored[: lease.num_tokens + tail.num_tokens] == sequence[:found]
-            if self.grow(call, sequence[lease.num_tokens : found]) and not keeps_tail:
-                lease.drop_tail()
+            self.grow(call, sequence[lease.num_tokens : found])
+
+    @rule(base=picks, cut=picks, more=tokens, namespace=st.sampled_from("aab"))
+    def look_up(self, base: int, cut: int, more: Prefix, namespace: str) -> None:
+        known = choose(self.known, base)
+        sequence = known[: cut % (len(known) + 1)] + more
+        look = self.cache.lookup(namespace, ids(sequence))
+        self.lookups = [*self.lookups[-5:], (namespace, sequence, look)]
 
     @precondition(lambda self: self.calls)
     @rule(pick=picks, more=tokens)
@@ -181,11 +188,6 @@ class CacheMachine(RuleBasedStateMachine):
     def hold(self, pick: int, ttl_s: float, priority: int) -> None:
         choose(self.parked, pick).hold(ttl_s, priority)
 
-    @precondition(lambda self: self.calls)
-    @rule(pick=picks)
-    def drop_tail(self, pick: int) -> None:
-        choose(self.calls, pick).lease.drop_tail()
-
     # -- what happens to the cache
 
     @rule(num_pages=st.integers(0, 12))
@@ -230,6 +232,9 @@ class CacheMachine(RuleBasedStateMachine):
             return
         cache = self.cache
         cache.check()
+        for namespace, sequence, look in self.lookups:
+            now = cache.lookup(namespace, ids(sequence))
+            assert look.match == now.match, "a match that changed counts as current"
         used = self.allocator.num_free + cache.num_cached + self.private()
         assert used == self.allocator.num_usable, "a page was lost"
         for call in self.calls:
@@ -240,7 +245,6 @@ class CacheMachine(RuleBasedStateMachine):
             assert ends[-1] == call.lease.num_tokens
         leases = [call.lease for call in self.calls]
         locked = {page for lease in leases for page in lease.pages.tolist()}
-        locked |= {lease.tail.page for lease in leases if lease.tail is not None}
         assert cache.num_evictable == cache.num_cached - len(locked), "a lock holds too much"
 
     def teardown(self) -> None:
@@ -294,7 +298,7 @@ def test_a_long_random_run_keeps_the_invariants(page_size: int, learns: bool) ->
         return tuple(random.randrange(2) for _ in range(random.choice([0, 1, 3, 2 * page_size])))
 
     for _ in range(2500):
-        action = random.choice("aaaccceeerphdvw")
+        action = random.choice("aaaccceeerphvwl")
         ending = random.choice(["end", "release", "park"])
         if action == "a" and len(machine.calls) < 5:
             machine.acquire(pick(), pick(), more(), random.choice("aab"), random.random() < 0.5)
@@ -309,10 +313,10 @@ def test_a_long_random_run_keeps_the_invariants(page_size: int, learns: bool) ->
             machine.release_parked(pick(), random.random() < 0.5)
         elif action == "h" and machine.parked:
             machine.hold(pick(), random.choice([0.0, 5.0, 50.0]), random.randrange(4))
-        elif action == "d" and machine.calls:
-            machine.drop_tail(pick())
         elif action == "v":
             machine.evict(random.choice([0, 1, 1, 2, 3, 50]))
+        elif action == "l":
+            machine.look_up(pick(), pick(), more(), random.choice("aab"))
         elif action == "w":
             machine.wait(random.choice([0.0, 1.0, 10.0]))
         machine.known = machine.known[-8:]

@@ -22,7 +22,6 @@ LONG = np.arange(4 * PATH_PAGES, dtype=np.int32)
 def insert(cache: RadixCache, allocator: PageAllocator, token_ids: Int32) -> None:
     lease = cache.acquire("a", token_ids)
     new = cache.take(len(token_ids) // SIZE - len(lease.pages))
-    lease.drop_tail()
     allocator.give(lease.extend(token_ids, np.concatenate([lease.pages, new])).duplicates)
     lease.release()
 

@@ -64,7 +64,6 @@ class Tree:
             return
         pages = np.concatenate([lease.pages, self.cache.take(needed)])
         lease.note_use()
-        lease.drop_tail()
         self.allocator.give(lease.extend(ids, pages, final=True).duplicates)
         if hold:
             self.held.append(lease)

@@ -54,7 +54,8 @@ def test_a_layer_of_operations_equals_the_reference(
         caches = torch.zeros(2, 2, 40, 4, 1, 16, dtype=dtype)
         slots = torch.randperm(160, generator=generator)[:tokens]
         ops.kv_write(key, value, caches[0, 1], caches[1, 1], slots)
-        ops.copy_page(caches[0], caches[1], 3, 5, 2)
+        copies = torch.tensor([[3, 5, 2], [3, 7, 4], [2, 0, 0]], dtype=torch.int32)
+        ops.copy_pages(caches[0], caches[1], *copies.T)
         gated = ops.gated_act(ops.linear(normed, draw(80, 64, scale=0.1)), "gelu_tanh")
         out = ops.linear(gated, draw(64, 40, scale=0.1))
         normed, total = ops.add_rms_norm(out, residual, draw(64), 1e-6)

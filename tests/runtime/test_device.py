@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from radixrt.errors import ConfigError
-from radixrt.runtime.device import choose_device, choose_dtype, memory_info
+from radixrt.runtime.device import AheadUpload, choose_device, choose_dtype, memory_info
 
 CPU = torch.device("cpu")
 
@@ -32,3 +32,21 @@ def test_devices_and_dtypes_that_are_there() -> None:
         choose_dtype("float16", "float32", CPU)
     with pytest.raises(ConfigError, match="int4"):
         choose_dtype("int4", "float32", CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_was_uploaded_stays_while_later_uploads_are_filled() -> None:
+    """Under work that keeps the device busy, so that copies and their memory's reuse overlap."""
+    device = torch.device("cuda")
+    ahead, busy = AheadUpload(device), torch.ones(2048, 2048, device=device)
+    sums = []
+    for number in range(200):
+        room = ahead.room((64, 4096))
+        room.fill(number)
+        tensor = ahead.upload(room)
+        del room
+        busy = busy @ busy / 2048
+        sums.append((tensor == number).all())
+        del tensor
+    assert all(bool(each) for each in sums)

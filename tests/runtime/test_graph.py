@@ -41,7 +41,7 @@ def test_a_step_runs_in_its_own_graph_or_in_a_larger_one_that_is_clearly_faster(
             assert chosen == index
 
 
-def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
+def test_rows_beyond_the_batch_write_to_the_page_of_nobody_and_read_nothing() -> None:
     blank = _blank(3)
     host = dataclasses.replace(
         blank,
@@ -58,7 +58,7 @@ def test_rows_beyond_the_batch_write_to_the_page_of_nobody() -> None:
     assert len(padded.arrays.kv_lens) == 8
     assert padded.arrays.query_start.tolist() == list(range(9))
     assert padded.arrays.kv_slots.tolist() == [20, 37, 54, 0, 0, 0, 0, 0]
-    assert padded.arrays.kv_lens.tolist() == [5, 6, 7, 1, 1, 1, 1, 1]
+    assert padded.arrays.kv_lens.tolist() == [5, 6, 7, 0, 0, 0, 0, 0]
     assert padded.page_table[:3].tolist() == host.page_table.tolist()
     assert not padded.page_table[3:].any()
     assert len(padded.arrays.sample_slots) == 3  # nobody's rows do not sample
@@ -87,7 +87,7 @@ def test_a_chunk_of_a_prompt_is_followed_by_rows_of_nobody() -> None:
     )
     padded = pad(host, 8)
     assert padded.arrays.query_start.tolist() == [0, 1, 5, 6, 7, 8]
-    assert padded.arrays.kv_lens.tolist() == [7, 9, 1, 1, 1]
+    assert padded.arrays.kv_lens.tolist() == [7, 9, 0, 0, 0]
     assert padded.page_table.tolist() == [[1, 2], [3, 4], [0, 0], [0, 0], [0, 0]]
     assert padded.arrays.logits_rows.tolist() == [0, 4, 0, 0, 0, 0, 0, 0]
 

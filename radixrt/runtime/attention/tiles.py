@@ -182,7 +182,8 @@ def reference_plan(
     group: bool = True,
     min_run_tokens: int = 64,
 ) -> TilePlan:
-    """Return the tiles of a batch (arrays as in ``ForwardBatch``).
+    """Return the tiles of a batch (arrays as in ``ForwardBatch``); a row may have no keys: nothing
+    is computed for its token.
 
     ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile; each kind is cut
     into so many shares (of one key head: the programs of a launch divided by the key heads). With a
@@ -215,6 +216,8 @@ def reference_plan(
             work = (tokens, page, run.start * page_size, run.end * page_size)
             (small if is_small else large).append(work)
 
+    # A row of no keys (nobody's) gets no tile: the shortest ones cost far more than their keys.
+    decoding = decoding[own_start[decoding] < kv_lens[decoding]]
     own_first = np.maximum(own_start[decoding], kv_lens[decoding] - window if window else 0)
     own_pages = lists.add(decoding, own_first // page_size, -(-kv_lens[decoding] // page_size))
     own = np.full((len(decoding), small_slots), -1, np.int32)

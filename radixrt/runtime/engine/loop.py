@@ -49,6 +49,9 @@ IDLE_WAIT_S = 0.5
 TRANSFER_WAIT_S = 0.001
 """The same while copies between the tiers are under way."""
 
+LATE_S = 0.0003
+"""A step that took less to be read was ready already: its device waited for the loop."""
+
 GRAMMAR_WAIT_S = 0.0005
 """The same while a constraint is being compiled or validated by a thread."""
 
@@ -88,7 +91,7 @@ class EngineLoop:
         self.channel = channel
         self.snapshots = snapshots
         self._events = events
-        self._masks = MaskFiller(scheduler.slots, vocab_size)
+        self._masks = MaskFiller(scheduler.slots, vocab_size, engine.mask_room)
         self._inspector = Inspector(scheduler, calls.namespace)
         self._overlap = overlap
         self._clock = clock
@@ -97,6 +100,7 @@ class EngineLoop:
         self._replies: list[FromEngine] = []
         self._drain_until: float | None = None
         self._last_read = 0.0
+        self._is_late = False
         self.is_over = False
 
     def run(self) -> None:
@@ -125,7 +129,7 @@ class EngineLoop:
         messages = self.channel.receive(self._patience())
         for message in messages:
             self._take(message)
-        self.scheduler.poll_tiers()
+        self.scheduler.poll_tiers(is_late=self._is_late)
         if self.snapshots is not None and self.snapshots.is_busy:
             self._replies += self.snapshots.poll()
         self._replies += self.calls.poll()
@@ -194,7 +198,10 @@ class EngineLoop:
         """Read the step in flight, which was sampled, and take its results in."""
         flight, self._in_flight = self._in_flight, None
         if flight is not None:
+            began = time.perf_counter()
             result = self.engine.read(flight.step)
+            is_ready = time.perf_counter() - began < LATE_S
+            self._is_late = is_ready and self.engine.device.type != "cpu"
             self._measure(flight.step)
             self._sampled += self.scheduler.commit(flight.step.plan, result)
 

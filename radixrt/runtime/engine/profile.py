@@ -91,6 +91,9 @@ class WorstSteps:
         )
         last_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
         batch = build_batch(plan, slots, last_ids, device)
+        # Its kernel is compiled here as well.
+        page = torch.ones(1, dtype=torch.int32, device=device)
+        self.ops.copy_pages(pool.k, pool.v, page - 1, page, page)
         self.attention.plan(batch)
         logits = self.model.forward(batch, pool.k, pool.v, self.attention)
         n = len(logits)

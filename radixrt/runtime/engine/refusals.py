@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from radixrt.runtime.wire import Run, Score, TokenSampling, unpack_ids
 
 Int32 = NDArray[np.int32]
+_UNSIGNED = {4: np.uint32, 8: np.uint64}
 
 
 class RefusedError(Exception):
@@ -71,7 +72,8 @@ class Capacity:
         return prompt
 
     def _ids(self, name: str, ids: NDArray[np.int32] | NDArray[np.int64]) -> Int32:
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size):
+        # A negative number is a large one without its sign: one pass finds both.
+        if len(ids) and int(ids.view(_UNSIGNED[ids.itemsize]).max()) >= self.vocab_size:
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
             raise RefusedError(
                 "bad_request", f"{name} contains {wrong}: ids are 0 … {self.vocab_size - 1}"

@@ -35,7 +35,13 @@ from radixrt.runtime.ops.sampler import (
 )
 from radixrt.runtime.scheduling.kv import KvPool
 from radixrt.runtime.scheduling.masks import Masks
-from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
+from radixrt.runtime.scheduling.plan import (
+    PageCopy,
+    Plan,
+    ScoreRows,
+    StepResult,
+    copied_at_once,
+)
 from radixrt.runtime.scheduling.slots import SlotTable
 from radixrt.runtime.wire import SampledLogprob
 
@@ -109,13 +115,13 @@ class Engine:
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> StepInFlight:
-        """Copy the plan's pages and start its forward, which waits layer by layer for pages that
-        come from the host."""
+        """Copy the plan's pages and start its forward, which waits for pages that come from the
+        host: layer by layer, or a recorded one for all of them."""
         launched = time.perf_counter()
         self.copy_pages(plan.copies)
         move = self._start_loads(plan)
         host = host_step(plan, self.slots)
-        replayed = self.graphs.run(host) if self.graphs and move is None else None
+        replayed = self.graphs.run(host, move) if self.graphs else None
         if replayed is not None:
             return StepInFlight(plan, *replayed, launched)
         tensors = upload(host.arrays, self.device)
@@ -134,9 +140,14 @@ class Engine:
         return self.host.start(plan.loads)
 
     def copy_pages(self, copies: list[PageCopy]) -> None:
-        """Copy pages of the pool, in order."""
-        for copy in copies:
-            self.ops.copy_page(self.pool.k, self.pool.v, copy.source, copy.target, copy.num_tokens)
+        """Copy pages of the pool, as if in this order."""
+        for run in copied_at_once(copies):
+            columns = list(np.array(run, np.int32).T)
+            self.ops.copy_pages(self.pool.k, self.pool.v, *upload(columns, self.device))
+
+    def mask_room(self, shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Return an array for the masks of a step, to be filled until ``sample``."""
+        return self._masks.room(shape)
 
     @torch.inference_mode()
     def sample(self, step: StepInFlight, masks: Masks | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from radixrt.cache.transfer import Move
 from radixrt.runtime.attention.base import AttentionBackend
 from radixrt.runtime.batch import ForwardBatch, Int32
 from radixrt.runtime.device import CapturedGraph, FixedUpload, copy_stream
@@ -151,9 +152,15 @@ class StepGraphs:
     def _pool(self) -> Any:
         return next((graph.pool for graph in self._graphs.values()), None)
 
-    def run(self, host: HostStep) -> tuple[torch.Tensor, DeviceSampling] | None:
+    def run(
+        self, host: HostStep, move: Move | None = None
+    ) -> tuple[torch.Tensor, DeviceSampling] | None:
         """Return the logits [R, vocab_size] of a step and how it samples, both valid until the next
-        call; None for one that is too large, or whose sharing is too fine."""
+        call; None for one that is too large, or whose sharing is too fine.
+
+        The step waits for all pages of ``move``: to wait for each layer's it would have to be
+        launched layer by layer, which takes longer than the layers have to wait.
+        """
         num_tokens = len(host.arrays.input_ids)
         most = self._sizes[-1] if host.mostly_decodes else min(self._sizes[-1], MAX_MIXED_TOKENS)
         if num_tokens > most:
@@ -169,6 +176,8 @@ class StepGraphs:
         )
         if plans is None or not self._uploads[size].refill([*arrays, *plans]):
             return None
+        if move is not None:
+            move.wait_all()
         num_logits = len(host.arrays.logits_rows)
         logits = self._graphs[size].replay()
         if size > MAX_HEAD_TOKENS:
@@ -205,7 +214,8 @@ def _blank(rows: int) -> HostStep:
 
 
 def pad(host: HostStep, size: int) -> HostStep:
-    """Return the step with rows of nobody behind it: ``size`` tokens and as many wanted logits."""
+    """Return the step with rows of nobody behind it, which see no keys: ``size`` tokens and as many
+    wanted logits."""
     arrays = host.arrays
     missing = size - len(arrays.input_ids)
     unwanted = size - len(arrays.logits_rows)
@@ -219,7 +229,7 @@ def pad(host: HostStep, size: int) -> HostStep:
             positions=np.pad(arrays.positions, (0, missing)),
             kv_slots=np.pad(arrays.kv_slots, (0, missing)),
             query_start=np.concatenate((arrays.query_start, more_rows)),
-            kv_lens=np.pad(arrays.kv_lens, (0, missing), constant_values=1),
+            kv_lens=np.pad(arrays.kv_lens, (0, missing)),
             logits_rows=np.pad(arrays.logits_rows, (0, unwanted)),
         ),
         page_table=np.pad(host.page_table, ((0, missing), (0, 0))),

@@ -87,16 +87,17 @@ class Ops(Protocol):
         """Write key and value [T, Hk, D] to ``slots`` of the pools [pages, page_size, Hk, D]."""
         ...
 
-    def copy_page(
+    def copy_pages(
         self,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
-        source: int,
-        target: int,
-        num_tokens: int,
+        sources: torch.Tensor,
+        targets: torch.Tensor,
+        lens: torch.Tensor,
     ) -> None:
-        """Copy the first ``num_tokens`` tokens of page ``source`` to page ``target``; the pools are
-        [num_layers, num_pages, page_size, Hk, D]."""
+        """Copy the first ``lens[i]`` tokens of page ``sources[i]`` to page ``targets[i]``, in any
+        order: no target may be another target or a source. int32 [N]; the pools are [num_layers,
+        num_pages, page_size, Hk, D] of the same strides, a page's tokens side by side."""
         ...
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:

@@ -96,16 +96,17 @@ class CpuOps(ComposedOps):
         """See ``Ops.kv_write``."""
         self._kernels.kv_write(key, value, k_cache, v_cache, slots)
 
-    def copy_page(
+    def copy_pages(
         self,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
-        source: int,
-        target: int,
-        num_tokens: int,
+        sources: torch.Tensor,
+        targets: torch.Tensor,
+        lens: torch.Tensor,
     ) -> None:
-        """See ``Ops.copy_page``."""
-        self._kernels.copy_page(k_cache, v_cache, source, target, num_tokens)
+        """See ``Ops.copy_pages``."""
+        for copy in zip(sources.tolist(), targets.tolist(), lens.tolist(), strict=True):
+            self._kernels.copy_page(k_cache, v_cache, *copy)
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
         """See ``Ops.apply_token_mask``."""

@@ -73,17 +73,19 @@ class ReferenceOps(ComposedOps):
         k_cache[pages, offsets] = key
         v_cache[pages, offsets] = value
 
-    def copy_page(
+    def copy_pages(
         self,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
-        source: int,
-        target: int,
-        num_tokens: int,
+        sources: torch.Tensor,
+        targets: torch.Tensor,
+        lens: torch.Tensor,
     ) -> None:
-        """See ``Ops.copy_page``."""
-        for cache in (k_cache, v_cache):
-            cache[:, target, :num_tokens] = cache[:, source, :num_tokens]
+        """See ``Ops.copy_pages``."""
+        tokens = torch.arange(k_cache.shape[2], device=lens.device)
+        is_copied = (tokens < lens[:, None])[:, :, None, None]
+        for layer in (*k_cache, *v_cache):
+            layer[targets] = torch.where(is_copied, layer[sources], layer[targets])
 
     def apply_token_mask(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
         """See ``Ops.apply_token_mask``."""

@@ -115,6 +115,30 @@ def _rope_kv_write(
 
 
 @triton.jit
+def _copy_pages(
+    k_cache,
+    v_cache,
+    sources,
+    targets,
+    lens,
+    layer_stride,
+    page_stride,
+    token_stride,
+    BLOCK: tl.constexpr,
+):
+    copy = tl.program_id(0)
+    layer = tl.program_id(1).to(tl.int64) * layer_stride
+    source = layer + tl.load(sources + copy).to(tl.int64) * page_stride
+    target = layer + tl.load(targets + copy).to(tl.int64) * page_stride
+    at = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < tl.load(lens + copy) * token_stride
+    keys = tl.load(k_cache + source + at, mask=inside)
+    values = tl.load(v_cache + source + at, mask=inside)
+    tl.store(k_cache + target + at, keys, mask=inside)
+    tl.store(v_cache + target + at, values, mask=inside)
+
+
+@triton.jit
 def _gated_act(
     gate_up,
     out,
@@ -279,6 +303,33 @@ class TritonOps(ReferenceOps):
             HEADS_PAD=triton.next_power_of_2(query.shape[1]),
             KV_HEADS_PAD=triton.next_power_of_2(key.shape[1]),
             **self._launch,
+            num_warps=4,
+        )
+
+    def copy_pages(
+        self,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        sources: torch.Tensor,
+        targets: torch.Tensor,
+        lens: torch.Tensor,
+    ) -> None:
+        """See ``Ops.copy_pages``."""
+        layer_stride, page_stride, token_stride, *_ = k_cache.stride()
+        assert k_cache.stride() == v_cache.stride(), (k_cache.stride(), v_cache.stride())
+        assert token_stride == k_cache.shape[3] * k_cache.shape[4], k_cache.stride()
+        block = min(4096, triton.next_power_of_2(page_stride))
+        grid = len(sources), k_cache.shape[0], triton.cdiv(k_cache.shape[2] * token_stride, block)
+        _copy_pages[grid](
+            k_cache,
+            v_cache,
+            sources,
+            targets,
+            lens,
+            layer_stride,
+            page_stride,
+            token_stride,
+            BLOCK=block,
             num_warps=4,
         )
 

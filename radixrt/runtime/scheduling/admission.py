@@ -11,7 +11,7 @@ from radixrt.runtime.scheduling.explaining import explain
 from radixrt.runtime.scheduling.kv import KvSpace
 from radixrt.runtime.scheduling.queue import WaitingQueue
 from radixrt.runtime.scheduling.request import Request
-from radixrt.runtime.scheduling.slots import MIN_SHARED_TOKENS, SlotTable, head_of
+from radixrt.runtime.scheduling.slots import MIN_SHARED_TOKENS, SlotTable
 
 Int32 = NDArray[np.int32]
 
@@ -60,15 +60,9 @@ class Admission:
         if expected - shared + self._outstanding > kv.num_available:
             return False  # not even if the match cost nothing
         kv.match(request)
-        lease = request.lease
         if not self._fits(request, expected):
-            if lease is None or lease.tail is None or self.slots.num_active:
-                kv.unmatch(request)
-                return False
-            lease.drop_tail()  # alone, and the tail's page is the one that is missing
-            if not self._fits(request, expected):
-                kv.unmatch(request)
-                return False
+            kv.unmatch(request)
+            return False
         self.queue.admitted(request)
         slot = self.slots.take(request)
         kv.adopt(request)
@@ -98,24 +92,21 @@ class Admission:
         """Return the running request that is computing the longest prefix that the waiting one
         lacks, and that prefix' length; None when waiting for it would not pay."""
         slots, kv, request_ids = self.slots, self.kv, request.token_ids
-        limit = min(request.logits_from, len(request_ids))
-        if not kv.reuse or not request.is_cached or limit < MIN_SHARED_TOKENS:
+        if not kv.reuse or not request.is_cached:
             return None
-        # Most prompts differ at once from all that are computed: no look at the tree then.
-        rows = np.flatnonzero(slots.catching == head_of(request_ids))
-        if not len(rows):
-            return None
-        cached = kv.peek(request)
+        limit, cached = min(request.logits_from, len(request_ids)), kv.peek(request)
         gain_end = cached + MIN_SHARED_TOKENS
         if gain_end > limit:
             return None
+        rows = (request_ids.take(slots.catching_at, mode="clip") == slots.catching).nonzero()[0]
+        if not len(rows):  # most differ there
+            return None
         best: tuple[Request, int] | None = None
-        # The same goes for what comes behind the prefix that is cached already.
-        for slot in rows[slots.tokens[rows, cached] == request_ids[cached]].tolist():
+        # And most of the rest differ in what waiting has to gain at least.
+        last = gain_end - 1
+        for slot in rows[slots.tokens[rows, last] == request_ids[last]].tolist():
             running = slots.requests[slot]
             if running is None or running.namespace != request.namespace or running.is_over:
-                continue
-            if not running.is_cached:
                 continue
             length = min(limit, int(slots.num_known[slot]))
             differs = slots.tokens[slot, :length] != request_ids[:length]

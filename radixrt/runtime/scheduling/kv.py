@@ -98,7 +98,6 @@ class KvSpace:
         self.copies: list[PageCopy] = []
         self.parked: dict[int, Parked] = {}
         self.families = Families(self._parked_lease)
-        self._lookup: tuple[Request, Int32, int, Lookup] | None = None
         self._wishes: dict[int, tuple[float, int]] = {}
         self._wakeups: list[tuple[float, int]] = []
 
@@ -128,13 +127,12 @@ class KvSpace:
         return self._look_up(request).num_tokens
 
     def _look_up(self, request: Request) -> Lookup:
-        """Return what is cached of a waiting request. The last one is remembered: a request is
-        asked for several times in a row when it is admitted."""
-        token_ids, limit, last = request.token_ids, request.logits_from, self._lookup
-        if last is None or last[0] is not request or last[1] is not token_ids or last[2] != limit:
-            lookup = self.cache.lookup(request.namespace, token_ids[:limit])
-            self._lookup = last = request, token_ids, limit, lookup
-        return last[3]
+        """Return what is cached of a waiting request. It is asked several times until it runs; its
+        tokens stay what they are meanwhile."""
+        if request.lookup is None:
+            token_ids = request.token_ids[: request.logits_from]
+            request.lookup = self.cache.lookup(request.namespace, token_ids)
+        return request.lookup
 
     def match(self, request: Request) -> int:
         """Lock the longest cached prefix of a waiting request; return its tokens, tail included."""
@@ -177,20 +175,22 @@ class KvSpace:
             return
         num_pages, num_tokens = len(lease.pages), lease.num_tokens
         slots.pages[slot, :num_pages] = lease.pages
+        slots.note_missing(slot, num_tokens)
         loaded = self._load(request, lease) if self.tiers is not None else 0
         if loaded:
             num_pages, num_tokens = self.pages_of(loaded), loaded
         elif lease.tail is not None:
-            page = int(self.take(1, request.id)[0])
-            self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
+            page = self.cache.take_one(request.id)
+            if page != lease.tail.page:  # it may have been the one to be evicted
+                self.copies.append(PageCopy(lease.tail.page, page, lease.tail.num_tokens))
             slots.pages[slot, num_pages] = page
             num_pages += 1
             num_tokens += lease.tail.num_tokens
-            lease.drop_tail()
         if self.tiers is not None and num_tokens:
             self.tiers.sighted(request.namespace, request.token_ids[:num_tokens])
         slots.num_pages[slot] = num_pages
         slots.num_computed[slot] = slots.num_committed[slot] = num_tokens
+        request.lookup = None
 
     def _load(self, request: Request, lease: Lease) -> int:
         """Plan to load what the host knows beyond the device, into pages of the request's own;
@@ -204,7 +204,6 @@ class KvSpace:
             request.refused_end = self.tiers.host.cache.peek(request.namespace, token_ids)
         if match is None:
             return 0
-        lease.drop_tail()
         first = len(lease.pages)
         last = match.num_tokens // self.page_size
         pages = self.take(last - first, request.id)
@@ -255,7 +254,10 @@ class KvSpace:
         if want > have:
             request = self.slots.requests[slot]
             whom = request.id if request is not None else 0
-            self.slots.pages[slot, have:want] = self.take(want - have, whom)
+            if want - have == 1:
+                self.slots.pages[slot, have] = self.cache.take_one(whom)
+            else:
+                self.slots.pages[slot, have:want] = self.take(want - have, whom)
             self.slots.num_pages[slot] = want
 
     def share(self, request: Request, num_tokens: int) -> None:
@@ -284,11 +286,11 @@ class KvSpace:
         num_full, num_tail = divmod(num_tokens, self.page_size)
         if request.lease is None or num_tail == 0 or self.num_available < 1:
             return
-        page = self.take(1, request.id)
-        self.copies.append(PageCopy(int(slots.pages[slot, num_full]), int(page[0]), num_tail))
+        page = self.cache.take_one(request.id)
+        self.copies.append(PageCopy(int(slots.pages[slot, num_full]), page, num_tail))
         token_ids = slots.tokens[slot, :num_tokens]
         lease = self.cache.acquire(request.namespace, token_ids)
-        pages = np.concatenate([slots.pages[slot, :num_full], page])
+        pages = np.append(slots.pages[slot, :num_full], np.int32(page))
         self.allocator.give(lease.extend(token_ids, pages, final=True).duplicates)
         lease.release()
 

@@ -44,9 +44,16 @@ class Filling(NamedTuple):
 class MaskFiller:
     """Fills the masks of the rows that need one, in parallel and without the interpreter lock."""
 
-    def __init__(self, slots: SlotTable, vocab_size: int) -> None:
+    def __init__(
+        self,
+        slots: SlotTable,
+        vocab_size: int,
+        room: Callable[[tuple[int, int]], NDArray[np.int32]],
+    ) -> None:
+        """``room`` returns an array of a shape to be filled, new in every step."""
         self._slots = slots
         self._mask_len = -(-vocab_size // 32)
+        self._room = room
         self._thread = ThreadPoolExecutor(1, "radixrt-masks")
         self.seconds = 0.0
         """How long filling masks has kept the loop waiting."""
@@ -76,7 +83,7 @@ class MaskFiller:
                 sessions.append(session)
         if not rows:
             return None
-        bitmask = np.empty((len(rows), self._mask_len), np.int32)
+        bitmask = self._room((len(rows), self._mask_len))
         unknown = []
         for at_row, session in enumerate(sessions):
             known = session.matcher.known_mask

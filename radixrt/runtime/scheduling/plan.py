@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,23 @@ class PageCopy(NamedTuple):
     source: int
     target: int
     num_tokens: int
+
+
+def copied_at_once(copies: Sequence[PageCopy]) -> Iterator[list[PageCopy]]:
+    """Yield the copies in their order, in runs (usually one) whose copies can be made in any: none
+    of a run writes what another one reads or writes."""
+    run: list[PageCopy] = []
+    sources: set[int] = set()
+    targets: set[int] = set()
+    for copy in copies:
+        if copy.source in targets or copy.target in targets or copy.target in sources:
+            yield run
+            run, sources, targets = [], set(), set()
+        run.append(copy)
+        sources.add(copy.source)
+        targets.add(copy.target)
+    if run:
+        yield run
 
 
 class ScoreRows(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from radixrt.cache.explain import Explained
 from radixrt.cache.movements import Fetch
-from radixrt.cache.radix import Lease
+from radixrt.cache.radix import Lease, Lookup
 from radixrt.cache.tier_policy import Refusal
 from radixrt.runtime.wire import EngineUsage, SampledLogprob, TokenSampling
 
@@ -60,7 +60,8 @@ class Request:
 
     There is no prefill and no decode: a new prompt, a resumed request and the token sampled last
     are the same thing, tokens whose K and V are missing. While it runs (``slot >= 0``) its tokens
-    and counts live in the ``SlotTable``; while it waits ``token_ids`` is all of it.
+    and counts live in the ``SlotTable``; while it waits ``token_ids`` is all of it, and ``lookup``
+    what is cached of it, once that was asked for.
 
     ``logits_from`` is the first position whose logits are still wanted, so a cached prefix is used
     up to there. ``seq`` is its age: lower is older, kept when it is retracted and resumed.
@@ -106,6 +107,7 @@ class Request:
     num_retractions: int = 0
 
     match_hint: int = 0
+    lookup: Lookup | None = None
     due_after: int = -1
     provider: Request | None = None
     followers: list[tuple[int, Request]] = field(default_factory=list)

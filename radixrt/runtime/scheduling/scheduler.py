@@ -18,13 +18,21 @@ from radixrt.runtime.scheduling.metrics import Metrics
 from radixrt.runtime.scheduling.plan import PageCopy, Plan, ScoreRows, StepResult
 from radixrt.runtime.scheduling.queue import WaitingQueue
 from radixrt.runtime.scheduling.request import Reason, Request
-from radixrt.runtime.scheduling.slots import MIN_SHARED_TOKENS, PLACEHOLDER, SlotTable
+from radixrt.runtime.scheduling.slots import (
+    MIN_SHARED_TOKENS,
+    NOT_CATCHING,
+    PLACEHOLDER,
+    SlotTable,
+)
 from radixrt.runtime.wire import Sampled
 
 Int32 = NDArray[np.int32]
 
 MAX_FETCHES = 3
 """How often a request waits for pages of a store: others may have fetched only a part of its."""
+
+MAX_PUT_OFF = 16
+"""In how many iterations in a row copies wait that nobody waits for, where the loop is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,8 @@ class Limits:
 
     ``mixed_step_tokens`` bounds the new tokens where some requests decode (0: no other bound): who
     decodes waits for the whole step, and beyond what makes a device bound by arithmetic a longer
-    step computes no more a second. Prompts get an eighth of it at least, and a token for every four
-    that decode, so that many decodes cannot starve them.
+    step computes no more a second. Prompts get an eighth of it at least, and a token for every
+    eight that decode, so that many decodes cannot starve them.
     """
 
     max_step_tokens: int
@@ -74,6 +82,7 @@ class Scheduler:
         self._retracting: list[Request] = []
         self._fetching: list[Request] = []
         self._is_cache_doubtful = False
+        self._num_put_off = 0
         self._constrained = ConstrainedRows(slots, self.end)
 
     # ------------------------------------------------------------ in
@@ -83,11 +92,20 @@ class Scheduler:
         self.deadlines.add(request)
         self._wait_or_queue(request)
 
-    def poll_tiers(self) -> None:
-        """Let copies between the tiers go on, and requests whose pages have come be admitted."""
+    def poll_tiers(self, *, is_late: bool = False) -> None:
+        """Let copies between the tiers go on, and requests whose pages have come be admitted.
+
+        ``is_late``: the device waits for the caller, so copies that no request waits for are put
+        off, though not for long.
+        """
         tiers = self.kv.tiers
         if tiers is None:
             return
+        is_awaited = bool(self._fetching) or tiers.host.num_loading > 0
+        if is_late and not is_awaited and self._num_put_off < MAX_PUT_OFF:
+            self._num_put_off += 1
+            return
+        self._num_put_off = 0
         self.kv.prefetch()
         tiers.poll()
         if self._fetching and any(r.fetch is None or r.fetch.is_over for r in self._fetching):
@@ -177,7 +195,7 @@ class Scheduler:
         if not num_decodes or not limits.mixed_step_tokens:
             return room
         mixed = limits.mixed_step_tokens
-        return min(room, max(mixed - num_decodes, mixed // 8, num_decodes // 4))
+        return min(room, max(mixed - num_decodes, mixed // 8, num_decodes // 8))
 
     def _rows_to_compute(self) -> tuple[Int32, Int32]:
         slots = self.slots
@@ -357,7 +375,7 @@ class Scheduler:
         request.computed = max(request.computed, min(end, request.prompt_len) - request.cached)
         self.metrics.computed(request, start, end)
         if end >= known:
-            slots.catching[request.slot] = 0
+            slots.catching[request.slot] = NOT_CATCHING
         num_shared = min(end, known)
         kv.share(request, num_shared)
         if end >= known and not request.samples:

@@ -14,17 +14,11 @@ Int32 = NDArray[np.int32]
 PLACEHOLDER = -1
 """A token that a step in flight is still sampling."""
 
+NOT_CATCHING = -1
+"""The token of a slot that others cannot wait for."""
 
 MIN_SHARED_TOKENS = 8
 """Waiting for another request's prefix must save at least so many tokens: it costs a step."""
-
-
-def head_of(token_ids: Int32) -> int:
-    """Return what two requests have in common if one may wait for a prefix of the other, as a
-    number above 0; 0 when the tokens are too few."""
-    if len(token_ids) < MIN_SHARED_TOKENS:
-        return 0
-    return (int(token_ids[0]) << 31 | int(token_ids[1])) + 1
 
 
 class SlotTable:
@@ -34,8 +28,8 @@ class SlotTable:
     ``tokens`` int32 [S, max_len + 1], ``pages`` int32 [S, max_pages] with zeros past
     ``num_pages``. Of each row: ``num_tokens`` known tokens (placeholders included),
     ``num_computed`` of them launched, ``num_committed`` of them read back. ``num_known`` is
-    ``num_tokens`` at admission: until ``num_committed`` reaches it the slot is ``catching`` up
-    (its ``head_of``, else 0) and others may wait for its prefix. ``max_compute`` bounds
+    ``num_tokens`` at admission: until ``num_committed`` reaches it the slot is catching up and
+    others may wait for its prefix (``note_missing``). ``max_compute`` bounds
     ``num_computed``. ``varies``: sampling parameters change from token to token. Rows are handed
     out by ``take`` and come back by ``give``.
     """
@@ -70,7 +64,8 @@ class SlotTable:
         self.varies = np.zeros(num_slots, np.bool_)
 
         self.requests: list[Request | None] = [None] * num_slots
-        self.catching = np.zeros(num_slots, np.int64)
+        self.catching: Int32 = np.full(num_slots, NOT_CATCHING, np.int32)
+        self.catching_at = np.zeros(num_slots, np.int64)
         self._ages: list[tuple[int, int]] = []
         self._active: Int32 | None = None
         self._free = list(range(num_slots - 1, -1, -1))
@@ -122,11 +117,20 @@ class SlotTable:
         self.wants_logprobs[slot] = sampling.logprobs
         self.requests[slot] = request
         request.slot = slot
-        self.catching[slot] = head_of(request.token_ids)
         self.note_session(request)
         insort(self._ages, (request.seq, slot))
         self._active = None
         return slot
+
+    def note_missing(self, slot: int, start: int) -> None:
+        """The slot catches up with its tokens from ``start`` on: those before are cached, for as
+        long as it runs. Who waits for more of them has at least the first ``MIN_SHARED_TOKENS`` in
+        common with it, so the last of those, ``catching`` at position ``catching_at``, tells most
+        others apart."""
+        at = start + MIN_SHARED_TOKENS - 1
+        if at < self.num_known[slot]:
+            self.catching[slot] = self.tokens[slot, at]
+            self.catching_at[slot] = at
 
     def note_session(self, request: Request) -> None:
         """Take over what the request's constraint wants of the next token: a mask, marks, and the
@@ -151,7 +155,7 @@ class SlotTable:
         self.num_pages[slot] = 0
         self.runnable[slot] = False
         self.requests[slot] = None
-        self.catching[slot] = 0
+        self.catching[slot] = NOT_CATCHING
         del self._ages[bisect_left(self._ages, (request.seq, slot))]
         self._active = None
         self._free.append(slot)

@@ -27,9 +27,12 @@ Int32 = NDArray[np.int32]
 
 
 class Batch:
-    """A ragged batch whose rows share pages as a random tree does."""
+    """A ragged batch whose rows share pages as a random tree does, and rows of nobody, which have
+    one token and no keys."""
 
-    def __init__(self, seed: int, num_rows: int, page_size: int, prefill: bool) -> None:
+    def __init__(
+        self, seed: int, num_rows: int, page_size: int, prefill: bool, nobodys: int = 0
+    ) -> None:
         rng = np.random.default_rng(seed)
         paths: list[list[int]] = [[]]
         next_page = 1
@@ -49,6 +52,9 @@ class Batch:
         self.kv_lens = np.array(lens, np.int32)
         most = [min(n, 40) if prefill and rng.random() < 0.4 else 1 for n in lens]
         queries = [int(rng.integers(1, n + 1)) for n in most]
+        queries += [1] * nobodys
+        self.kv_lens = np.pad(self.kv_lens, (0, nobodys))
+        self.page_table = np.pad(self.page_table, ((0, nobodys), (0, 0)))
         self.query_start = np.concatenate(([0], np.cumsum(queries))).astype(np.int32)
 
     def position(self, token: int) -> tuple[int, int]:
@@ -68,6 +74,7 @@ batches = st.builds(
     num_rows=st.integers(1, 24),
     page_size=st.sampled_from([1, 4, 16]),
     prefill=st.booleans(),
+    nobodys=st.sampled_from([0, 0, 3]),
 )
 
 
@@ -154,7 +161,8 @@ def test_partial_results_are_numbered_once_and_found_by_the_merge(
         for partial in range(plan.merge_start[index], plan.merge_start[index + 1])
     }
     assert merged == parts
-    assert sorted(whole + plan.merge_token.tolist()) == list(range(int(batch.query_start[-1])))
+    seeing = [token for token in range(int(batch.query_start[-1])) if batch.position(token)[1] >= 0]
+    assert sorted(whole + plan.merge_token.tolist()) == seeing
 
 
 def test_runs_of_all_levels_are_found_and_short_ones_left_to_the_rows() -> None:
@@ -302,7 +310,7 @@ def test_a_short_prompt_beside_decoding_rows_has_nothing_to_merge() -> None:
     ("changed", "named"),
     [
         ({"kv_lens": [4, 1000]}, "kv_lens"),
-        ({"kv_lens": [4, 0]}, "kv_lens"),
+        ({"kv_lens": [0, 0], "query_start": [0, 1, 3]}, "kv_lens"),
         ({"query_start": [0, 1]}, "query_start"),
         ({"query_start": [0, 2, 1]}, "query_start"),
         ({"page_table": [[1, 2]]}, "page_table"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from random import Random
 
+import numpy as np
 import pytest
 from engine_harness import Runtime
 
 from radixrt.cache.hicache import RETRY
 from radixrt.cache.tier_policy import TierPolicy
 from radixrt.runtime.model.decoder import CausalLM
+from radixrt.runtime.scheduling.scheduler import MAX_PUT_OFF
 
 
 def evict(runtime: Runtime) -> None:
@@ -240,3 +242,17 @@ def test_a_tier_that_was_measured_at_a_bad_time_is_tried_again(model: CausalLM) 
         hits.append(runtime.end(call).usage.cached > 0)
     assert hits == [False] * RETRY + [True, False]
     drain(runtime)
+
+
+def test_copies_to_the_host_wait_for_a_late_loop_but_not_for_ever(model: CausalLM) -> None:
+    runtime = Runtime(model, host_pages=80, max_context=200)
+    assert runtime.tiers is not None
+    drain(runtime)
+    scheduler, tiers = runtime.loop.scheduler, runtime.tiers
+    scheduler.poll_tiers()
+    tiers.backup("", np.arange(8, dtype=np.int32))
+    for _ in range(MAX_PUT_OFF):
+        scheduler.poll_tiers(is_late=True)
+        assert tiers.is_copying_down
+    scheduler.poll_tiers(is_late=True)
+    assert not tiers.is_copying_down  # the device has nothing of it

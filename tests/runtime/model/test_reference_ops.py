@@ -78,14 +78,13 @@ def test_kv_write_puts_each_token_in_its_slot_only(
     assert not pools.any()
 
 
-def test_copy_page_copies_the_first_tokens_of_every_layer() -> None:
-    k, v = torch.randn(2, 3, 4, 5, 1, 2)
-    before = torch.stack((k, v))
-    OPS.copy_page(k, v, 1, 3, 2)
-    after = torch.stack((k, v))
-    torch.testing.assert_close(after[:, :, 3, :2], before[:, :, 1, :2])
-    after[:, :, 3, :2] = before[:, :, 3, :2]
-    torch.testing.assert_close(after, before)
+def test_copies_take_the_first_tokens_of_pages_in_every_layer() -> None:
+    k, v = torch.randn(2, 3, 6, 5, 1, 2)
+    expected = torch.stack((k, v))
+    for source, target, num_tokens in (copies := [(1, 3, 2), (1, 0, 5), (2, 5, 0)]):
+        expected[:, :, target, :num_tokens] = expected[:, :, source, :num_tokens]
+    OPS.copy_pages(k, v, *torch.tensor(copies, dtype=torch.int32).T)
+    assert torch.equal(torch.stack((k, v)), expected)
 
 
 @settings(max_examples=30, deadline=None)

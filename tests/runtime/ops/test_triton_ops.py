@@ -120,6 +120,18 @@ def test_rotation_and_cache_are_the_references(ops: TritonOps, heads: tuple[int,
         assert_close(got, expected)
 
 
+@pytest.mark.parametrize("heads", [(1, 16), (3, 24), (8, 128)])
+def test_copied_pages_are_the_references(ops: TritonOps, heads: tuple[int, int]) -> None:
+    pools = draw(2, 2, 9, 16, *heads)
+    copies = torch.tensor(
+        [(1, 8, 16), (1, 2, 1), (3, 4, 7), (5, 6, 0)], dtype=torch.int32, device=DEVICE
+    )
+    expected = pools.clone()
+    REFERENCE.copy_pages(*expected, *copies.T)
+    ops.copy_pages(*pools, *copies.T.contiguous())
+    assert torch.equal(pools, expected)
+
+
 def test_masked_tokens_are_minus_infinity(ops: TritonOps) -> None:
     logits = draw(3, 70, dtype=torch.float32)
     mask = torch.randint(-(2**31), 2**31 - 1, (3, 3), dtype=torch.int32, device=DEVICE)
