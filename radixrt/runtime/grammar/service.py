@@ -188,7 +188,8 @@ class GrammarService:
                 self._judges.start()  # they read the tokenizer as well, meanwhile
             self.engine.vocabulary.build_look_ups()  # the loop shall not wait for them later
             try:
-                return self._compiling(spec)(self._timeout_s)
+                entry: Entry = self._compiling(spec)(self._timeout_s)
+                return entry
             finally:
                 self._has_begun = True
 
