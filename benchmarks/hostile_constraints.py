@@ -1,27 +1,32 @@
 """Hostile constraints while good streams run.
 
-    python benchmarks/hostile_constraints.py [--constraints 2000] [--streams 8] [--in-process]
+    python benchmarks/hostile_constraints.py [--constraints 2000] [--streams 8] [--schemas]
+        [--in-process]
 
-A server runs the shipped model. Eight clients stream greedy generations, one after another: at
-first alone, then while another client, in a process of its own, sends constraints made to hurt
-(deep nesting, huge repeats, catastrophic patterns, bad references, exponential schemas, text that
-is no UTF-8), sixteen at a time. Reports the longest and the p99 time between two tokens of the
-streams in both phases, and what became of the constraints. ``--in-process``: all of it in one
-process, the clients as well. Prints one JSON object; exits with 1 when an answer is missing or has
-no type.
+A server runs the shipped model. A client keeps eight greedy generations streaming: at first alone,
+then while another client sends constraints made to hurt (deep nesting, huge repeats, catastrophic
+patterns, bad references, exponential schemas, text that is no UTF-8), sixteen at a time. Reports
+the times between two tokens of the streams in both phases, and what became of the constraints. Who
+measures is a process that does nothing else, and so is who attacks. ``--schemas``: another one asks
+for good schemas, twice a second, and the times until their first tokens are reported as well.
+``--in-process``: all of it in one process, the clients as well. Prints one JSON object; exits with
+1 when an answer is missing or has no type.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
+import select
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,52 +110,6 @@ def hostile(number: int, rng: np.random.Generator) -> Constraint:
     return makers[number % len(makers)]()
 
 
-class Stream(threading.Thread):
-    """Streams generations one after another and notes when tokens come."""
-
-    def __init__(self, transport: Transport, number: int) -> None:
-        super().__init__(daemon=True)
-        self.transport = transport
-        self.number = number
-        self.gaps: list[tuple[float, float]] = []
-        self.failures: list[str] = []
-        self.is_over = False
-
-    def run(self) -> None:
-        self.transport.send([Hello()])
-        for call in itertools.count(1):
-            if self.is_over:
-                return
-            text = f"Question {self.number}: what do people in Lisbon do on day {call}?"
-            self.transport.send(
-                [
-                    Open(call),
-                    Append(call, (Part("text", text),)),
-                    Generate(
-                        call,
-                        call,
-                        Sampling(max_tokens=64, temperature=0.0, ignore_eos=True),
-                        stream=True,
-                    ),
-                    Close(call),
-                ]
-            )
-            last = 0.0
-            is_running = True
-            while is_running:
-                for message in self.transport.receive(5.0):
-                    now = time.perf_counter()
-                    if isinstance(message, Chunk):
-                        if last:
-                            self.gaps.append((now, now - last))
-                        last = now
-                    elif isinstance(message, Failed):
-                        self.failures.append(message.message)
-                        is_running = False
-                    elif isinstance(message, Finished):
-                        is_running = False
-
-
 def hostile_call(number: int, rng: np.random.Generator) -> list[ToRuntime]:
     """Return the messages of one call."""
     return [
@@ -198,47 +157,192 @@ def attack(transport: Transport, count: int, seed: int) -> Counter[str]:
     return ends
 
 
-def gaps_ms(streams: list[Stream], begin: float, end: float) -> dict[str, float]:
-    """Return statistics of the times between tokens within a span."""
-    found = [gap * 1e3 for s in streams for at, gap in s.gaps if begin + 1 <= at <= end]
-    return {
-        "tokens": len(found),
-        **{f"p{p:g}": round(float(np.percentile(found, p)), 2) for p in (50, 99, 99.9, 100)},
+@dataclass
+class Timed:
+    """Times that a client has measured, as (when, seconds) on the clock of ``time.perf_counter``,
+    which the processes of a machine share; and what failed."""
+
+    times: list[tuple[float, float]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def between(self, begin: float, end: float) -> dict[str, float]:
+        """Return statistics, in ms, of a span without its first second; p100 is the longest."""
+        found = [took * 1e3 for at, took in self.times if begin + 1 <= at <= end]
+        if not found:
+            return {"count": 0}
+        ranks = (50, 99, 99.9, 100)
+        told = {f"p{p:g}": round(float(np.percentile(found, p)), 2) for p in ranks}
+        return {"count": len(found), **told}
+
+
+Wait = Callable[[float], bool]
+"""Waits for so many seconds; whether it is over before."""
+
+
+def stream(transport: Transport, count: int, is_over: Wait) -> Timed:
+    """Keep ``count`` generations streaming; the times are those between two tokens of one."""
+    transport.send([Hello()])
+    found, last, numbers = Timed(), dict[int, float](), itertools.count(1)
+    while not (is_ending := is_over(0.0)) or last:
+        while len(last) < count and not is_ending:
+            call = next(numbers)
+            text = f"Question {call % count}: what do people in Lisbon do on day {call // count}?"
+            sampling = Sampling(max_tokens=64, temperature=0.0, ignore_eos=True)
+            transport.send(
+                [
+                    Open(call),
+                    Append(call, (Part("text", text),)),
+                    Generate(call, call, sampling, stream=True),
+                    Close(call),
+                ]
+            )
+            last[call] = 0.0
+        for message in transport.receive(5.0):
+            now = time.perf_counter()
+            if isinstance(message, Chunk):
+                if last[message.call]:
+                    found.times.append((now, now - last[message.call]))
+                last[message.call] = now
+            elif isinstance(message, Finished | Failed) and message.call is not None:
+                del last[message.call]
+                if isinstance(message, Failed):
+                    found.failures.append(message.message)
+    return found
+
+
+def good_schema(number: int) -> Constraint:
+    """Return a schema as programs have them; no two are the same."""
+    text, count = {"type": "string", "maxLength": 40}, {"type": "integer", "minimum": 0}
+    line = {
+        "type": "object",
+        "properties": {"name": text, "count": count, "unit": {"enum": ["kg", "l", "piece"]}},
+        "required": ["name", "count", "unit"],
+        "additionalProperties": False,
     }
+    schema = {
+        "type": "object",
+        "properties": {
+            f"order_{number}": text,
+            "day": {"type": "string", "format": "date"},
+            "lines": {"type": "array", "items": line, "maxItems": 3},
+            "note": {"anyOf": [text, {"type": "null"}]},
+        },
+        "required": [f"order_{number}", "day", "lines"],
+        "additionalProperties": False,
+    }
+    return Constraint("json_schema", json.dumps(schema))
 
 
-def attack_in_a_process(endpoint: str, count: int, seed: int) -> Counter[str]:
+def ask_for_schemas(transport: Transport, count: int, is_over: Wait) -> Timed:
+    """Ask for good schemas; the times are those until the first token under each."""
+    transport.send([Hello()])
+    found = Timed()
+    for call in itertools.count(1):
+        if is_over(0.5):
+            return found
+        began, is_first, is_running = time.perf_counter(), True, True
+        sampling = Sampling(max_tokens=200, temperature=0.0)
+        transport.send(
+            [
+                Open(call),
+                Append(call, (Part("text", "x"),)),
+                Generate(call, call, sampling, constraint=good_schema(call), stream=True),
+                Close(call),
+            ]
+        )
+        while is_running:
+            for message in transport.receive(5.0):
+                now = time.perf_counter()
+                if isinstance(message, Chunk) and is_first:
+                    found.times.append((now, now - began))
+                    is_first = False
+                elif isinstance(message, Failed):
+                    found.failures.append(message.message)
+                is_running &= not isinstance(message, Finished | Failed)
+    return found
+
+
+MEASURES: dict[str, Callable[[Transport, int, Wait], Timed]] = {
+    "streams": stream,
+    "schemas": ask_for_schemas,
+}
+
+
+class Measuring:
+    """A client that measures until it is told to stop: a thread, or with ``endpoint`` a process of
+    its own."""
+
+    def __init__(self, what: str, connect: Callable[[], Transport], options: Any) -> None:
+        self._over = threading.Event()
+        self._found = Timed()
+        self._process: subprocess.Popen[bytes] | None = None
+        if options.endpoint:
+            self._process = start(options, "--measure", what)
+            return
+
+        def work() -> None:
+            self._found = MEASURES[what](connect(), options.streams, self._over.wait)
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> Timed:
+        """End it; return what it has measured."""
+        if self._process is None:
+            self._over.set()
+            self._thread.join(timeout=60)
+            return self._found
+        said, _ = self._process.communicate(timeout=60)  # it ends with its standard input
+        return Timed(**json.loads(said))
+
+
+def start(options: Any, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a client."""
+    command = [sys.executable, __file__, "--endpoint", options.endpoint, *arguments]
+    command += ["--streams", str(options.streams), "--seed", str(options.seed)]
+    command += ["--constraints", str(options.constraints)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def measure_here(options: Any) -> None:
+    """Be the process of a ``Measuring``."""
+
+    def is_over(wait_s: float) -> bool:
+        return bool(select.select([sys.stdin], [], [], wait_s)[0])
+
+    gc.disable()  # a collection would be measured as well
+    transport = ZmqTransport(options.endpoint, timeout_s=60.0)
+    print(json.dumps(asdict(MEASURES[options.measure](transport, options.streams, is_over))))
+    transport.close()
+
+
+def attack_in_a_process(options: Any) -> Counter[str]:
     """``attack`` by another process."""
-    command = [sys.executable, __file__, "--attack", endpoint]
-    command += ["--constraints", str(count), "--seed", str(seed)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return Counter(json.loads(done.stdout))
+    said, _ = start(options, "--attack").communicate()
+    return Counter(json.loads(said))
 
 
 def measure(
-    transport: Callable[[], Transport], assault: Callable[[], Counter[str]], options: Any
+    connect: Callable[[], Transport], assault: Callable[[], Counter[str]], options: Any
 ) -> dict[str, Any]:
     """Return what became of the streams and of the constraints."""
-    streams = [Stream(transport(), number) for number in range(options.streams)]
-    for stream in streams:
-        stream.start()
-    time.sleep(2.0)
+    clients = {"streams": Measuring("streams", connect, options)}
+    if options.schemas:
+        clients["schemas"] = Measuring("schemas", connect, options)
+    time.sleep(3.0)
     began = time.perf_counter()
     time.sleep(options.seconds)
     quiet = time.perf_counter()
     ends = assault()
     over = time.perf_counter()
-    for stream in streams:
-        stream.is_over = True
-    for stream in streams:
-        stream.join(timeout=30)
+    found = {name: client.stop() for name, client in clients.items()}
     return {
         "constraints": sum(ends.values()),
         "ends": dict(ends),
         "seconds": round(over - quiet, 1),
-        "failures_of_good_streams": [f for stream in streams for f in stream.failures],
-        "gap_ms_alone": gaps_ms(streams, began, quiet),
-        "gap_ms_attacked": gaps_ms(streams, quiet, over),
+        "failures": [text for one in found.values() for text in one.failures],
+        **{f"{name}_ms_alone": one.between(began, quiet) for name, one in found.items()},
+        **{f"{name}_ms_attacked": one.between(quiet, over) for name, one in found.items()},
     }
 
 
@@ -249,12 +353,18 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--schemas", action="store_true")
     parser.add_argument("--in-process", action="store_true")
-    parser.add_argument("--attack", help=argparse.SUPPRESS)
+    parser.add_argument("--endpoint", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=[*MEASURES], help=argparse.SUPPRESS)
+    parser.add_argument("--attack", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     count, seed = options.constraints, options.seed
+    if options.measure:
+        measure_here(options)
+        return
     if options.attack:
-        transport = ZmqTransport(options.attack, timeout_s=60.0)
+        transport = ZmqTransport(options.endpoint, timeout_s=60.0)
         print(json.dumps(attack(transport, count, seed)))
         transport.close()
         return
@@ -266,14 +376,15 @@ def main() -> None:
         runtime.shutdown()
     else:
         with serving("1GiB") as server:
+            options.endpoint = server.endpoint
             found = measure(
                 lambda: ZmqTransport(server.endpoint, timeout_s=60.0),
-                lambda: attack_in_a_process(server.endpoint, count, seed),
+                lambda: attack_in_a_process(options),
                 options,
             )
     print(json.dumps(found, indent=1))
     ends = found["ends"]
-    is_right = found["constraints"] == count and not found["failures_of_good_streams"]
+    is_right = found["constraints"] == count and not found["failures"]
     raise SystemExit(
         not is_right or any(key.startswith("un") for key in ends if key != "unsupported")
     )

@@ -286,7 +286,7 @@ def _namespace(config: RuntimeConfig, model: CausalLM) -> str:
 def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | None:
     """Return the service of constraints; None without a tokenizer or without the library.
 
-    The tokenizer is read at the first constraint: it takes up to a second.
+    The tokenizer is read by a thread meanwhile: it takes up to a second.
     """
     tokenizer_file = config.model_path / "tokenizer.json"
     if not tokenizer_file.exists():
@@ -299,13 +299,15 @@ def _grammars(config: RuntimeConfig, model: ModelConfig) -> GrammarService | Non
         log.warning("constraints are not available: %s", error)
         return None
     cores = num_cores()
-    return GrammarService(
+    service = GrammarService(
         lambda: LlguidanceEngine(
             tokenizer_file, model.vocab_size, model.eos_token_ids, min(cores, MASK_THREADS)
         ),
         judges=Judges(tokenizer_file, model.vocab_size, tuple(model.eos_token_ids)),
         num_threads=max(1, min(cores // 2, COMPILE_THREADS)),
     )
+    service.prepare()
+    return service
 
 
 def _tier_tokens(

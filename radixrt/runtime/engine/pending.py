@@ -180,13 +180,9 @@ class PendingCalls:
             return False
         validator = session.compiled.validator
         assert validator is not None
-        text = session.written.bound_text
-
-        def work() -> Failure | None:
-            return validator.check(text)
-
         try:
-            self._checking.append(_Checking(request, self.service.submit(work)))
+            job = self.service.check(validator, session.written.bound_text)
+            self._checking.append(_Checking(request, job))
         except GrammarTimeout as error:
             self._refuse(request, "overloaded", str(error))
         return True

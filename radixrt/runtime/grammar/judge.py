@@ -4,7 +4,8 @@
 
 The first process reads the tokenizer and then only forks; its children judge one question after
 another, each within a bound on memory and on the processor time of a question, and at a low
-priority. One that is ended by a bound is replaced by another fork, which takes milliseconds.
+priority, a lower one when that time is long. One that is ended by a bound is replaced by another
+fork, which takes milliseconds.
 
 Messages on the first process' socket: its ``Settings``, answered by ``READY``; then ``SPAWN`` with
 a socket for a new child, answered by its number; or ``END`` with the number of one, answered by how
@@ -31,6 +32,8 @@ from radixrt.runtime.grammar.compiled import Validator
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine
 from radixrt.runtime.grammar.verdicts import (
     END,
+    NICENESS,
+    QUICK_S,
     READY,
     SPAWN,
     Answer,
@@ -44,9 +47,8 @@ from radixrt.runtime.grammar.verdicts import (
     send_frame,
 )
 
-_NICENESS = 5
-"""Beside a busy engine they get a quarter of what it gets, not less: who sends a constraint that is
-good waits for them."""
+_LONG_NICENESS = 5
+"""Of a child that is asked what may take longer than ``QUICK_S``, beyond the others'."""
 
 _STACK_BYTES = 64 << 20
 
@@ -54,6 +56,9 @@ _STACK_BYTES = 64 << 20
 def main() -> None:
     """Be the first process, until its socket is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
+    # Whatever thread of the engine's has started this.
+    its_niceness = os.getpriority(os.PRIO_PROCESS, os.getppid())
+    os.setpriority(os.PRIO_PROCESS, 0, its_niceness + NICENESS)
     control = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # children shall not keep the socket open
@@ -113,7 +118,6 @@ def _be_child(connection: socket.socket, engine: LlguidanceEngine, memory: int) 
     """Judge what comes, and never return."""
     code = 1
     try:
-        os.nice(_NICENESS)
         limit = _address_space() + memory
         for what, most in (
             (resource.RLIMIT_AS, limit),
@@ -133,12 +137,15 @@ def _be_child(connection: socket.socket, engine: LlguidanceEngine, memory: int) 
 def _judge_all(connection: socket.socket, engine: LlguidanceEngine, most: int) -> None:
     encode = msgspec.msgpack.encode
     decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
-    is_last = False
+    is_last = is_long = False
     while not is_last:
         data = receive_frame(connection)
         if data is None:
             return
         question = decoder.decode(data)
+        if question.cpu_s > QUICK_S and not is_long:
+            is_long = True
+            os.nice(_LONG_NICENESS)
         # Past its time the kernel ends the process, in native code as well.
         signal.setitimer(signal.ITIMER_PROF, question.cpu_s)
         verdict = _judge(question, engine)

@@ -18,6 +18,7 @@ from radixrt.runtime.grammar.base import GrammarError, GrammarTimeout
 from radixrt.runtime.grammar.validate import Failure
 from radixrt.runtime.grammar.verdicts import (
     END,
+    QUICK_S,
     READY,
     SPAWN,
     Answer,
@@ -47,14 +48,16 @@ _CLOSE_S = 0.5
 
 
 def patience(cpu_s: float) -> float:
-    """Return the seconds to wait for what may take ``cpu_s`` of a processor that others use too."""
-    return 4 * cpu_s + 1.0
+    """Return the seconds to wait for what may take ``cpu_s`` of a processor that others use too,
+    and use first when it is long."""
+    return (4 if cpu_s <= QUICK_S else 8) * cpu_s + 1.0
 
 
 @dataclass(slots=True, eq=False)
 class _Child:
     connection: socket.socket
     pid: int
+    is_long: bool
 
 
 class Judges:
@@ -75,7 +78,7 @@ class Judges:
         self._settings = Settings(str(tokenizer_file), vocab_size, end_ids, memory)
         self._lock = threading.Lock()
         self._children: list[_Child] = []
-        self._idle: list[_Child] = []
+        self._idle: dict[bool, list[_Child]] = {False: [], True: []}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
@@ -95,11 +98,16 @@ class Judges:
         assert isinstance(verdict, Judged)
         return verdict
 
-    def check(self, kind: str, constraint: str, text: str) -> Failure | None:
-        """Validate a finished text; raises ``GrammarError`` when that cannot be done."""
+    def check(
+        self, kind: str, constraint: str, text: str, cpu_s: float = CHECK_S
+    ) -> Failure | None:
+        """Validate a finished text; raises ``GrammarError`` when that cannot be done,
+        ``GrammarTimeout`` when it takes longer than ``cpu_s`` seconds and may take longer."""
         try:
-            verdict = self._ask(Check(kind, constraint, text, CHECK_S), "the final validation")
+            verdict = self._ask(Check(kind, constraint, text, cpu_s), "the final validation")
         except GrammarTimeout as error:
+            if cpu_s < CHECK_S:
+                raise
             raise GrammarError(str(error)) from None
         assert isinstance(verdict, Checked)
         return verdict.failure
@@ -109,13 +117,13 @@ class Judges:
         with self._lock:
             for child in self._children:
                 child.connection.close()
-            self._children, self._idle = [], []
+            self._children, self._idle = [], {False: [], True: []}
             self._stop()
 
     # ------------------------------------------------------------ one question
 
     def _ask(self, question: Question, what: str) -> Judged | Checked:
-        child = self._child()
+        child = self._child(question.cpu_s > QUICK_S)
         is_late, data = False, None
         try:
             child.connection.settimeout(patience(question.cpu_s))
@@ -147,14 +155,15 @@ class Judges:
 
     # ------------------------------------------------------------ processes
 
-    def _child(self) -> _Child:
-        """Return a process that nobody else asks; it is given back or ended afterwards."""
+    def _child(self, is_long: bool) -> _Child:
+        """Return a process that nobody else asks; it is given back or ended afterwards. One that
+        was asked something long has given up its priority, and is asked nothing else."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            if self._idle[is_long]:
+                return self._idle[is_long].pop()
             for is_last in (False, True):
                 try:
-                    child = self._spawn()
+                    child = self._spawn(is_long)
                     break
                 except OSError as error:
                     self._stop()  # the first process has died: once more
@@ -166,9 +175,9 @@ class Judges:
     def _give_back(self, child: _Child) -> None:
         with self._lock:
             if child in self._children:  # else all of them were closed meanwhile
-                self._idle.append(child)
+                self._idle[child.is_long].append(child)
 
-    def _spawn(self) -> _Child:
+    def _spawn(self, is_long: bool) -> _Child:
         control = self._start()
         if not self._is_ready:
             control.settimeout(START_S)
@@ -187,7 +196,7 @@ class Judges:
         except OSError:
             ours.close()
             raise
-        return _Child(ours, int.from_bytes(data, "little"))
+        return _Child(ours, int.from_bytes(data, "little"), is_long)
 
     def _end(self, child: _Child) -> int:
         """End a process and return how it ended, as ``waitpid`` says it."""
@@ -223,8 +232,9 @@ class Judges:
                     (sys.executable, "-m", "radixrt.runtime.grammar.judge"),
                     stdin=theirs.fileno(),
                     env=environment,
-                    # Ctrl-C is for who asks, while it starts too.
-                    start_new_session=True,
+                    # Ctrl-C is for who asks, while it starts too. No session of its own: where
+                    # Linux shares processors among sessions, niceness would not count.
+                    process_group=0,
                 )
             ours.settimeout(_SPAWN_S)
             send_frame(ours, msgspec.msgpack.encode(self._settings))
@@ -256,6 +266,6 @@ class JudgedValidator:
     kind: str
     constraint: str
 
-    def check(self, text: str) -> Failure | None:
-        """Return what is wrong with a text; raises ``GrammarError``."""
-        return self.judges.check(self.kind, self.constraint, text)
+    def check(self, text: str, cpu_s: float = CHECK_S) -> Failure | None:
+        """Return what is wrong with a text; raises as ``Judges.check`` does."""
+        return self.judges.check(self.kind, self.constraint, text, cpu_s)

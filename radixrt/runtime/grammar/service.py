@@ -13,16 +13,17 @@ import numpy as np
 from radixrt.runtime.grammar.base import GrammarTimeout
 from radixrt.runtime.grammar.cache import Entry, GrammarCache, Key, key_of
 from radixrt.runtime.grammar.compile import adopt, build, check_text, compile_grammar
-from radixrt.runtime.grammar.judges import JudgedValidator, Judges, patience
+from radixrt.runtime.grammar.compiled import Validator
+from radixrt.runtime.grammar.judges import CHECK_S, JudgedValidator, Judges, patience
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine
-from radixrt.runtime.grammar.workers import Job, Workers
+from radixrt.runtime.grammar.workers import Job, Work, Workers
 from radixrt.runtime.wire import GrammarSpec
 
 COMPILE_TIMEOUT_S = 0.25
 """How long one compilation may take."""
 
-VALIDATE_TIMEOUT_S = 5.0
-"""How long the final validation of one text may take."""
+WORK_TIMEOUT_S = 5.0
+"""How long other work of a thread may take."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +38,8 @@ class Ticket:
 class GrammarService:
     """Hands out compiled constraints. Used by the loop's thread alone.
 
-    The tokenizer is read, by a worker, when the first constraint comes: it takes up to a second.
+    The tokenizer is read, by a worker, when the first constraint comes or with ``prepare``: it
+    takes up to a second.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class GrammarService:
         self._build_engine = build_engine
         self._judges = judges
         self._engine: LlguidanceEngine | None = None
+        self._has_begun = False
         self._lock = Lock()
         self._workers = Workers(num_threads)
         self._timeout_s = timeout_s
@@ -73,6 +76,11 @@ class GrammarService:
                 self._engine = self._build_engine()
             return self._engine
 
+    def prepare(self) -> None:
+        """Let a worker read the tokenizer now. It keeps the interpreter lock for most of that: who
+        generates while the first constraint comes would wait for it."""
+        self.submit(lambda: self.engine.vocabulary.build_look_ups())
+
     def request(self, spec: GrammarSpec) -> Ticket:
         """Ask for a constraint. Raises ``GrammarTimeout`` when no thread is left to compile it."""
         key = key_of(spec)
@@ -82,18 +90,18 @@ class GrammarService:
             return Ticket(key, None, entry)
         job = self._jobs.get(key)
         if job is None:
-            if self._engine is None:
+            if not self._has_begun:
                 job = self._workers.submit(self._first(spec), 60.0)
             else:
-                job = self._workers.submit(self._compiling(spec), self._patience)
+                limit = self._timeout_s
+                job = self._workers.submit(self._compiling(spec), self._patience(limit), limit)
             self._jobs[key] = job
         return Ticket(key, job)
 
-    @property
-    def _patience(self) -> float:
-        """Seconds until a thread counts as stuck. Judges keep to the limit themselves."""
-        limit = self._timeout_s
-        return limit if self._judges is None else patience(limit) + limit
+    def _patience(self, cpu_s: float) -> float:
+        """Return the seconds until a thread counts as stuck. Judges keep to ``cpu_s`` themselves,
+        after which this process still has its part to do."""
+        return cpu_s if self._judges is None else patience(cpu_s) + cpu_s
 
     def close(self) -> None:
         """End the threads and the processes; nothing can be compiled afterwards."""
@@ -128,9 +136,18 @@ class GrammarService:
             "try again: when it is done after all, it is kept"
         )
 
+    def check(self, validator: Validator, text: str) -> Job:
+        """Queue the final validation of a text for the threads."""
+        if isinstance(validator, JudgedValidator):
+            judged = validator
+            return self._workers.submit(
+                lambda cpu_s: judged.check(text, cpu_s), self._patience(CHECK_S), CHECK_S
+            )
+        return self.submit(lambda: validator.check(text))
+
     def submit(self, work: Callable[[], Any]) -> Job:
-        """Queue other work for the threads, such as a validation."""
-        return self._workers.submit(work, VALIDATE_TIMEOUT_S)
+        """Queue other work for the threads."""
+        return self._workers.submit(lambda _: work(), WORK_TIMEOUT_S)
 
     def is_late(self, job: Job) -> bool:
         """Whether work that was submitted takes longer than it may."""
@@ -163,27 +180,31 @@ class GrammarService:
             "grammars_evicted": self.cache.num_evicted,
         }
 
-    def _first(self, spec: GrammarSpec) -> Callable[[], Entry]:
-        """The job of a constraint that comes before the tokenizer was read."""
+    def _first(self, spec: GrammarSpec) -> Work:
+        """The job of a constraint that comes before the tokenizer was read, here and there."""
 
-        def work() -> Entry:
+        def work(_: float) -> Entry:
             if self._judges is not None:
                 self._judges.start()  # they read the tokenizer as well, meanwhile
             self.engine.vocabulary.build_look_ups()  # the loop shall not wait for them later
-            return self._compiling(spec)()
+            try:
+                entry: Entry = self._compiling(spec)(self._timeout_s)
+                return entry
+            finally:
+                self._has_begun = True
 
         return work
 
-    def _compiling(self, spec: GrammarSpec) -> Callable[[], Entry]:
+    def _compiling(self, spec: GrammarSpec) -> Work:
         engine, judges = self.engine, self._judges
 
-        def work() -> Entry:
+        def work(cpu_s: float) -> Entry:
             began = time.perf_counter()
             if judges is None:
                 compiled, matcher = compile_grammar(engine, spec)
             else:
                 check_text(spec)
-                judged = judges.compile(spec, self._timeout_s)
+                judged = judges.compile(spec, cpu_s)
                 validator = JudgedValidator(judges, spec.kind, spec.text)
                 compiled, matcher = adopt(engine, spec, judged, validator)
             # The first mask takes longest: the loop shall not wait for it.

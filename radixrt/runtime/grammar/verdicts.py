@@ -14,6 +14,14 @@ from radixrt.runtime.wire import GrammarSpec
 READY, SPAWN, END = b"ready", b"spawn", b"end"
 """Messages of the first process; see ``judge.py``."""
 
+QUICK_S = 0.05
+"""Seconds of processor time that most constraints do with. Who needs more waits for others that do
+(``workers.py``), at a lower priority."""
+
+NICENESS = 5
+"""Of all that works for constraints, beyond the engine's. Beside a busy thread of the engine's it
+gets a quarter of what that gets, not less: who sends a constraint that is good waits for it."""
+
 MAX_FRAME = 256 << 20
 """Bytes of one message, at most."""
 

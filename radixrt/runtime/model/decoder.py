@@ -181,8 +181,9 @@ class CausalLM:
             attended = attention.run(index, query, k_pool, v_pool).flatten(1)
             if index == last:
                 # From here on tokens go their own ways: only those with wanted logits go on.
-                attended = attended[batch.logits_rows]
-                residual = residual[batch.logits_rows]
+                # (Not by `[]`: on a CPU its threads spin for milliseconds after a handful of rows.)
+                attended = attended.index_select(0, batch.logits_rows)
+                residual = residual.index_select(0, batch.logits_rows)
             x = ops.linear(attended, layer.o_proj, layer.o_bias)
             if layer.post_attention_norm is not None:
                 x = ops.rms_norm(x, layer.post_attention_norm, eps, add_one=add_one)

@@ -83,9 +83,9 @@ class GatewayProcess:
 
     def start(self) -> None:
         """Start the process."""
-        # A session of its own: Ctrl-C in a terminal is for the server, which drains.
+        # A process group of its own: Ctrl-C in a terminal is for the server, which drains.
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -75,9 +75,9 @@ class EngineProcess:
         endpoint = f"ipc://{self._directory}/engine-{self._num_starts}"
         self._socket = engine_socket(self._context)
         self._socket.bind(endpoint)
-        # A session of its own: Ctrl-C in a terminal is for the frontend, which drains.
+        # A process group of its own: Ctrl-C in a terminal is for the frontend, which drains.
         self._process = subprocess.Popen(
-            (*self._command, endpoint), stdin=subprocess.PIPE, start_new_session=True
+            (*self._command, endpoint), stdin=subprocess.PIPE, process_group=0
         )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:

@@ -18,6 +18,7 @@ from radixrt.runtime.grammar.compile import adopt, compile_grammar, validator_of
 from radixrt.runtime.grammar.judges import Judges
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine
 from radixrt.runtime.grammar.service import GrammarService
+from radixrt.runtime.grammar.verdicts import QUICK_S
 from radixrt.runtime.wire import GrammarSpec
 
 TOKENIZER = Path(radixrt.__file__).parent / "models" / "nano" / "tokenizer.json"
@@ -151,7 +152,7 @@ def test_closing_lets_nobody_wait(judges: Judges) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while judges._idle:
+    while any(judges._idle.values()):
         threading.Event().wait(0.001)
     judges.close()
     judges.close()
@@ -177,6 +178,22 @@ def test_a_service_compiles_what_its_judges_admit(engine: LlguidanceEngine, judg
     half = service.request(GrammarSpec("regex", "a\ud800b"))
     with pytest.raises(GrammarError, match="surrogate"):
         service.is_ready(half)
+
+
+def test_who_is_asked_what_takes_long_gives_way_to_the_others() -> None:
+    judges = Judges(TOKENIZER, 4160, (0,))
+    try:
+        judges.compile(SPECS[2], QUICK_S)
+        judges.compile(SPECS[2], 5.0)
+        judges.compile(SPECS[2], QUICK_S)
+        quick, long = (os.getpriority(os.PRIO_PROCESS, c.pid) for c in judges._children)
+        assert os.getpriority(os.PRIO_PROCESS, 0) < quick < long
+        assert judges._process is not None
+        # Where sessions share processors first, niceness counts within one alone.
+        assert os.getsid(judges._process.pid) == os.getsid(0)
+        assert os.getpgid(judges._process.pid) != os.getpgid(0)
+    finally:
+        judges.close()
 
 
 def test_threads_that_come_and_go_leave_no_processes_behind() -> None:

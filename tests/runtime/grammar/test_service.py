@@ -15,6 +15,7 @@ from radixrt.runtime.grammar.cache import Entry
 from radixrt.runtime.grammar.compile import compile_grammar
 from radixrt.runtime.grammar.llguidance import LlguidanceEngine, regex_grammar
 from radixrt.runtime.grammar.service import GrammarService, Ticket
+from radixrt.runtime.grammar.verdicts import QUICK_S
 from radixrt.runtime.grammar.workers import MOST_ABANDONED, Workers
 from radixrt.runtime.wire import GrammarSpec
 
@@ -74,18 +75,71 @@ def test_too_many_stuck_threads_refuse_more_work() -> None:
     go_on = threading.Event()
     stuck = []
     for _ in range(MOST_ABANDONED):
-        job = workers.submit(lambda: go_on.wait(20), 0.0)
+        job = workers.submit(lambda _: go_on.wait(20), 0.0)
         wait_for(lambda job=job: workers.abandon_late(job))  # type: ignore[misc]
         stuck.append(job)
     with pytest.raises(GrammarTimeout, match="try again later"):
-        workers.submit(lambda: None, 1.0)
+        workers.submit(lambda _: None, 1.0)
     go_on.set()
     wait_for(lambda: all(job.is_done for job in stuck))
     wait_for(lambda: workers._num_abandoned == 0)
-    done = workers.submit(lambda: 7, 1.0)
+    done = workers.submit(lambda _: 7, 1.0)
     wait_for(lambda: done.is_done)
     assert done.value() == 7
     workers.close()
+
+
+@pytest.mark.parametrize("num_threads", [0, 1])
+def test_work_that_takes_long_is_begun_anew_with_all_of_its_time(num_threads: int) -> None:
+    workers, asked = Workers(num_threads), []
+
+    def work(cpu_s: float) -> str:
+        asked.append(cpu_s)
+        if cpu_s < 10 * QUICK_S:
+            raise GrammarTimeout("too long")
+        return "done"
+
+    job = workers.submit(work, 60.0, 10 * QUICK_S)
+    wait_for(lambda: job.is_done)
+    assert (job.value(), asked) == ("done", [QUICK_S, 10 * QUICK_S])
+    late = workers.submit(work, 60.0, 5 * QUICK_S)
+    wait_for(lambda: late.is_done)
+    with pytest.raises(GrammarTimeout):
+        late.value()
+    assert asked[2:] == [QUICK_S, 5 * QUICK_S]
+    workers.close()
+
+
+def test_nobody_waits_behind_work_that_takes_long() -> None:
+    workers, go_on = Workers(1), threading.Event()
+
+    def work(cpu_s: float) -> None:
+        if cpu_s <= QUICK_S:
+            raise GrammarTimeout("too long")
+        go_on.wait(20)
+
+    long = [workers.submit(work, 60.0, 1.0) for _ in range(3)]
+    quick = workers.submit(lambda cpu_s: cpu_s, 60.0, 1.0)
+    wait_for(lambda: quick.is_done)
+    assert quick.value() == QUICK_S
+    assert not any(job.is_done for job in long)
+    go_on.set()
+    wait_for(lambda: all(job.is_done for job in long))
+    workers.close()
+
+
+def test_a_tokenizer_can_be_read_before_it_is_needed(engine: LlguidanceEngine) -> None:
+    built = []
+
+    def build() -> LlguidanceEngine:
+        built.append(engine)
+        return engine
+
+    service = GrammarService(build, num_threads=1)
+    service.prepare()
+    wait_for(lambda: bool(built))
+    assert take(service, GrammarSpec("regex", "ab")).compiled.grammar
+    assert len(built) == 1
 
 
 def test_two_calls_share_one_compilation_and_errors_are_not_kept(engine: LlguidanceEngine) -> None:
