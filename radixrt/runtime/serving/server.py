@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import time
@@ -145,7 +146,12 @@ class Server:
         )
         for client_id, messages in self._lobby.release():
             self._frontend.on_client(client_id, messages)
-        self._serve(self._frontend)
+        # What exists now stays; a full collection need not walk it again and again.
+        gc.freeze()
+        try:
+            self._serve(self._frontend)
+        finally:
+            gc.unfreeze()
 
     def _bind(self, context: zmq.Context[zmq.Socket[bytes]], directory: Path) -> None:
         """Open the clients' sockets, and start the HTTP process, which has one of its own."""
