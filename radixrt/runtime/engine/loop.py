@@ -201,6 +201,7 @@ class EngineLoop:
             began = time.perf_counter()
             result = self.engine.read(flight.step)
             is_ready = time.perf_counter() - began < LATE_S
+            # A CPU has computed when the launch returns, and waits for nobody.
             self._is_late = is_ready and self.engine.device.type != "cpu"
             self._measure(flight.step)
             self._sampled += self.scheduler.commit(flight.step.plan, result)

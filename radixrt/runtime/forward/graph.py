@@ -158,8 +158,8 @@ class StepGraphs:
         """Return the logits [R, vocab_size] of a step and how it samples, both valid until the next
         call; None for one that is too large, or whose sharing is too fine.
 
-        The step waits for all pages of ``move``: to wait for each layer's it would have to be
-        launched layer by layer, which takes longer than the layers have to wait.
+        The step waits for all pages of ``move``. Launched, it could wait for each layer's, but
+        launching takes longer than replaying, and replaying is all that waiting can cost.
         """
         num_tokens = len(host.arrays.input_ids)
         most = self._sizes[-1] if host.mostly_decodes else min(self._sizes[-1], MAX_MIXED_TOKENS)
