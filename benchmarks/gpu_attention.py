@@ -34,9 +34,10 @@ SPEC = AttentionSpec(num_heads=32, num_kv_heads=8, head_dim=128, scale=128**-0.5
 
 
 class Shape(NamedTuple):
-    """``groups`` × ``width`` rows that decode over tokens shared by all, by the group, and their
-    own: ``own`` exactly, or of that median with a log-normal ``spread``, at most 2048. Beside
-    them prompts of 100, 200, … new tokens and as many cached ones, ``prompt_tokens`` in all."""
+    """``groups`` × ``width`` rows over tokens shared by all, by the group, and their own: ``own``
+    exactly, or of that median with a log-normal ``spread``, at most 2048. They compute ``new``
+    tokens each, their last. Beside them prompts of 100, 200, … new tokens and as many cached ones,
+    ``prompt_tokens`` in all."""
 
     groups: int
     width: int
@@ -45,6 +46,12 @@ class Shape(NamedTuple):
     own: int
     spread: float = 0.0
     prompt_tokens: int = 0
+    new: int = 1
+
+    @property
+    def prefills(self) -> bool:
+        """Whether FlashInfer's prefill has to take it."""
+        return self.prompt_tokens > 0 or self.new > 1
 
 
 SHAPES = {
@@ -65,6 +72,12 @@ SHAPES = {
     "437 x 1 (0/0/~400) + 250": Shape(437, 1, 0, 0, 400, 0.7, 250),
     "187 x 1 (0/0/~600) + 320": Shape(187, 1, 0, 0, 600, 0.6, 320),
     "64 x 1 (400/0/~900) + 448": Shape(1, 64, 400, 0, 900, 0.2, 448),
+    "56 x 16 (1008/192/36) 9 new": Shape(56, 16, 1008, 192, 36, new=9),
+    "32 x 16 (1008/192/36) 16 new": Shape(32, 16, 1008, 192, 36, new=16),
+    "64 x 4 (1008/192/36) 32 new": Shape(64, 4, 1008, 192, 36, new=32),
+    "32 x 4 (1008/192/64) 64 new": Shape(32, 4, 1008, 192, 64, new=64),
+    "16 x 4 (1008/192/128) 128 new": Shape(16, 4, 1008, 192, 128, new=128),
+    "1 x 64 (400/0/900) 128 new": Shape(1, 64, 400, 0, 900, new=128),
 }
 
 
@@ -97,7 +110,7 @@ def make_batch(shape: Shape) -> tuple[ForwardBatch, int]:
         table[index, : len(row)] = row
     kv_lens = np.array(lengths, np.int32)
     kv_lens[:decodes] += sum(ahead) * PAGE
-    query_start = np.cumsum([0, *[1] * decodes, *new]).astype(np.int32)
+    query_start = np.cumsum([0, *[shape.new] * decodes, *new]).astype(np.int32)
     lens = np.diff(query_start)
     positions = np.arange(query_start[-1]) + np.repeat(kv_lens - lens - query_start[:-1], lens)
     device = torch.device("cuda")
@@ -163,7 +176,7 @@ class Case:
             device=self.device,
             dtype=torch.bfloat16,
         )
-        kind = FlashInferPrefill if shape.prompt_tokens else FlashInferDecode
+        kind = FlashInferPrefill if shape.prefills else FlashInferDecode
         peer = kind([SPEC], PAGE, self.device, torch.bfloat16)
         self.peer_plan_ms = plan_ms(lambda: peer.plan(self.batch))
         self.expected = peer.run(0, self.query, *self.caches).float()
@@ -207,7 +220,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
     print(
-        f"{'shape':26} {'flashinfer':>10} {'plain':>8} {'grouped':>8} {'ratio':>6} {'floor':>6}"
+        f"{'shape':30} {'flashinfer':>10} {'plain':>8} {'grouped':>8} {'ratio':>6} {'floor':>6}"
         "  plan ms: flashinfer, ours"
     )
     for name in arguments.only.split(","):
@@ -228,7 +241,7 @@ def main() -> None:
             }
         )
         print(
-            f"{name:26} {case.peer_us:10.1f} {plain_us:8.1f} {us:8.1f} {case.peer_us / us:6.2f} "
+            f"{name:30} {case.peer_us:10.1f} {plain_us:8.1f} {us:8.1f} {case.peer_us / us:6.2f} "
             f"{floor:6.1f}  {case.peer_plan_ms:.2f}, {our_plan:.2f}",
             flush=True,
         )

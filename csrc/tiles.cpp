@@ -118,33 +118,49 @@ Pieces cut(const std::vector<int64_t>& lens, int64_t shares, int64_t unit, int64
   return pieces;
 }
 
-// Each work in equal pieces of at most `most` keys, dealt out in order.
-Pieces deal(const std::vector<int64_t>& lens, int64_t shares, int64_t unit, int64_t most,
-            int64_t tile_cost) {
+// Each work in equal pieces of about `most` keys at most, in order.
+Pieces equal_pieces(const std::vector<int64_t>& lens, int64_t unit, int64_t most) {
   Pieces pieces;
-  std::vector<int64_t> cost;
   for (size_t work = 0; work < lens.size(); ++work) {
     const int64_t each = up(lens[work], up(lens[work], most) * unit) * unit;
     for (int64_t offset = 0; offset < lens[work]; offset += each) {
       pieces.which.push_back(static_cast<int64_t>(work));
       pieces.offset.push_back(offset);
-      cost.push_back(std::min(each, lens[work] - offset) + tile_cost);
     }
   }
+  return pieces;
+}
+
+// The least number of keys, in whole units, of which works have no more pieces than `shares`; 0 if
+// that is clearly more than an equal `share` is.
+int64_t even(const std::vector<int64_t>& lens, int64_t shares, int64_t unit, int64_t share,
+             int64_t percent) {
+  for (int64_t most = up(share, unit) * unit; 100 * most <= (100 + percent) * share; most += unit) {
+    int64_t num = 0;
+    for (int64_t length : lens) num += up(length, most);
+    if (num <= shares) return most;
+  }
+  return 0;
+}
+
+// Where shares begin if pieces of such cost are dealt out in order.
+Ints dealt(const std::vector<int64_t>& cost, int64_t shares) {
   const auto num = static_cast<int64_t>(cost.size());
   const int64_t total = std::max<int64_t>(1, std::accumulate(cost.begin(), cost.end(), int64_t{0}));
+  Ints share_start;
   int64_t before = 0, share = 0;
   for (int64_t i = 0; i < num; ++i) {
     before += cost[i];
     const int64_t mine = (before - cost[i] / 2) * std::min(shares, num) / total;
-    for (; share <= mine; ++share) pieces.share_start.push_back(static_cast<int32_t>(i));
+    for (; share <= mine; ++share) share_start.push_back(static_cast<int32_t>(i));
   }
-  pieces.share_start.resize(shares + 1, static_cast<int32_t>(num));
-  return pieces;
+  share_start.resize(shares + 1, static_cast<int32_t>(num));
+  return share_start;
 }
 
-TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t page_size,
-                      int64_t least, int64_t tile_cost) {
+// `least` key positions make a piece, where shares would be of fewer.
+TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t least,
+                      int64_t page_size, const TileOptions& options) {
   // In whole pages, so that a tile begins with a page, and in whole blocks of keys.
   int64_t unit = kUnit;  // not std::lcm: GCC 12.2 makes -64 of 64 and 16
   while (unit % page_size) unit += kUnit;
@@ -152,11 +168,17 @@ TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t
   int64_t total = 0;
   for (const Work& work : works.spans) {
     lens.push_back(work.end - work.start / page_size * page_size);
-    total += lens.back() + tile_cost;
+    total += lens.back() + options.tile_cost;
   }
-  const Pieces pieces = total < shares * least ? deal(lens, shares, unit, least, tile_cost)
-                                               : cut(lens, shares, unit, tile_cost);
+  const bool is_dealt = total < shares * least;
+  const int64_t most =
+      is_dealt ? least
+               : even(lens, shares, unit, std::max(unit, up(total, shares)), options.even_percent);
+  Pieces pieces =
+      most ? equal_pieces(lens, unit, most) : cut(lens, shares, unit, options.tile_cost);
+
   TileArrays tiles;
+  std::vector<int64_t> cost;
   const auto num = static_cast<int64_t>(pieces.which.size());
   tiles.tokens.reserve(num * slots);
   for (int64_t i = 0; i < num; ++i) {
@@ -164,15 +186,23 @@ TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t
     const Work& work = works.spans[which];
     const int64_t base = work.start / page_size * page_size;
     const bool is_last = i + 1 == num || pieces.which[i + 1] != which;
+    const int64_t end = is_last ? work.end : base + pieces.offset[i + 1];
     const auto members = works.tokens.begin() + which * slots;
     tiles.tokens.insert(tiles.tokens.end(), members, members + slots);
     tiles.page.push_back(static_cast<int32_t>(work.page + offset / page_size));
     tiles.kv_start.push_back(static_cast<int32_t>(std::max(work.start, base + offset)));
-    tiles.kv_end.push_back(
-        static_cast<int32_t>(is_last ? work.end : base + pieces.offset[i + 1]));
+    tiles.kv_end.push_back(static_cast<int32_t>(end));
+    cost.push_back(end - base - offset + options.tile_cost);
   }
   tiles.partial.assign(tiles.tokens.size(), -1);
-  tiles.share_start = pieces.share_start;
+  if (is_dealt) {
+    tiles.share_start = dealt(cost, shares);
+  } else if (most) {
+    for (int64_t share = 0; share <= shares; ++share)
+      tiles.share_start.push_back(static_cast<int32_t>(std::min(share, num)));
+  } else {
+    tiles.share_start = std::move(pieces.share_start);
+  }
   return tiles;
 }
 
@@ -282,10 +312,10 @@ TilePlan plan_tiles(const TileBatch& batch, const TileOptions& options) {
     }
   }
 
-  plan.small = shared_out(small, options.small_slots, options.small_shares, page_size, 0,
-                          options.tile_cost);
-  plan.large = shared_out(large, options.large_slots, options.large_shares, page_size,
-                          has_prompts ? options.min_prompt_keys : 0, options.tile_cost);
+  plan.small =
+      shared_out(small, options.small_slots, options.small_shares, 0, page_size, options);
+  plan.large = shared_out(large, options.large_slots, options.large_shares,
+                          has_prompts ? options.min_prompt_keys : 0, page_size, options);
   number_partials(batch.rows ? batch.query_start[batch.rows] : 0, plan);
   return plan;
 }

@@ -24,6 +24,7 @@ struct TileOptions {
   bool group;
   int64_t min_run_tokens;
   int64_t min_prompt_keys;
+  int64_t even_percent;
   int64_t tile_cost;
 };
 

@@ -29,6 +29,7 @@ def plan_tiles(
     group: bool,
     min_run_tokens: int,
     min_prompt_keys: int,
+    even_percent: int,
     tile_cost: int,
 ) -> tuple[_Tiles, _Tiles, _Int32, _Int32, int, _Int32]:
     """What ``radixrt.runtime.attention.tiles.reference_plan`` returns: small and large tiles,

@@ -74,10 +74,12 @@ def _load(
                 from radixrt.runtime.attention.split import SplitAttention
                 from radixrt.runtime.attention.triton import TritonAttention
 
+                prefill = FlashInferPrefill(specs, page_size, device, dtype)
                 return SplitAttention(
                     TritonAttention(specs, page_size, device),
-                    FlashInferPrefill(specs, page_size, device, dtype),
+                    prefill,
                     few=True,
+                    group=specs[0].num_heads // specs[0].num_kv_heads if prefill.is_fa3 else 0,
                 )
             case "triton":
                 from radixrt.runtime.attention.triton import TritonAttention

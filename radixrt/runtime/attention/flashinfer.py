@@ -101,12 +101,14 @@ class FlashInferDecode(_FlashInfer):
 
 
 class FlashInferPrefill(_FlashInfer):
-    """Rows with any number of new tokens."""
+    """Rows with any number of new tokens; ``is_fa3`` says by which kernel."""
+
+    is_fa3 = False
 
     def _wrapper(self, workspace: torch.Tensor, device: torch.device) -> Any:
-        hopper = torch.cuda.get_device_capability(device)[0] == 9
+        self.is_fa3 = torch.cuda.get_device_capability(device)[0] == 9
         return flashinfer.BatchPrefillWithPagedKVCacheWrapper(
-            workspace, "NHD", backend="fa3" if hopper else "fa2"
+            workspace, "NHD", backend="fa3" if self.is_fa3 else "fa2"
         )
 
     def plan(self, batch: ForwardBatch) -> None:

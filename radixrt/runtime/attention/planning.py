@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from radixrt.runtime.attention.tiles import (
+    EVEN_PERCENT,
     MIN_PROMPT_KEYS,
     TILE_COST,
     Int32,
@@ -64,6 +65,7 @@ def plan_tiles(
         group,
         min_run_tokens,
         MIN_PROMPT_KEYS,
+        EVEN_PERCENT,
         TILE_COST,
     )
     return TilePlan(Tiles(*small), Tiles(*large), merge_token, merge_start, num_partials, pages)

@@ -31,12 +31,16 @@ Work = tuple[Int32, int, int, int]
 
 _OFFSET = (1 << 32) - 1
 
-MIN_PROMPT_KEYS = 384
+MIN_PROMPT_KEYS = 512
 """Tiles are cut into pieces of so many key positions or more in a step with prompts that does not
 fill the processors: merging a prompt's tokens costs more than shorter pieces save."""
 
 TILE_COST = 32
 """What beginning a tile takes, in key positions: its first loads wait for each other."""
+
+EVEN_PERCENT = 4
+"""Works are cut into equal pieces, one a share, if the longest is longer than an equal share by so
+much at most: then no program has to begin twice, and fewer tokens have results to merge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +254,7 @@ def reference_plan(
             *_stacked(large, large_slots),
             large_shares,
             page_size,
-            MIN_PROMPT_KEYS if len(prefills) else 0,
+            least=MIN_PROMPT_KEYS if len(prefills) else 0,
         ),
         lists.all(),
     )
@@ -264,7 +268,13 @@ def _stacked(works: list[Work], slots: int) -> tuple[Int32, Int32]:
     return tokens, np.array([work[1:] for work in works], np.int32).reshape(-1, 3)
 
 
-def _shared_out(tokens: Int32, spans: Int32, shares: int, page_size: int, least: int = 0) -> Tiles:
+def _shared_out(
+    tokens: Int32,
+    spans: Int32,
+    shares: int,
+    page_size: int,
+    least: int = 0,
+) -> Tiles:
     """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``; where
     those would be of fewer than ``least`` key positions, into pieces of about so many."""
     page, start, end = spans.T
@@ -273,12 +283,17 @@ def _shared_out(tokens: Int32, spans: Int32, shares: int, page_size: int, least:
     unit = math.lcm(64, page_size)
     lens = (end - base).astype(np.int64)
     total = int((lens + TILE_COST).sum())
-    if total < shares * least:
-        which, offset, share_start = _pieces(lens, shares, unit, least)
+    is_dealt = total < shares * least
+    most = least if is_dealt else _even(lens, shares, unit, max(unit, -(-total // shares)))
+    if most:
+        which, offset = _pieces(lens, unit, most)
+        share_start = np.minimum(np.arange(shares + 1), len(which))
     else:
         which, offset, share_start = _cuts(lens, shares, unit)
     is_last = np.append(which[1:] != which[:-1], True) if len(which) else np.zeros(0, bool)
     stop = np.where(is_last, end[which], base[which] + np.roll(offset, -1))
+    if is_dealt:
+        share_start = _dealt(stop - base[which] - offset + TILE_COST, shares)
     return Tiles(
         tokens[which],
         (page[which] + offset // page_size).astype(np.int32),
@@ -320,18 +335,31 @@ def _cuts(lens: Int64, shares: int, unit: int) -> tuple[Int64, Int64, Int64]:
     return pieces >> 32, pieces & _OFFSET, share_start
 
 
-def _pieces(lens: Int64, shares: int, unit: int, most: int) -> tuple[Int64, Int64, Int64]:
-    """Cut each work of ``lens`` key positions into equal pieces of at most ``most``, and deal them
-    out in order. Returns what ``_cuts`` does."""
+def _even(lens: Int64, shares: int, unit: int, share: int) -> int:
+    """Return the least number of key positions, in whole units, of which works have no more pieces
+    than ``shares``; 0 if that is clearly more than an equal ``share`` is."""
+    most = -(-share // unit) * unit
+    while int((-(-lens // most)).sum()) > shares and 100 * most <= (100 + EVEN_PERCENT) * share:
+        most += unit
+    return most if 100 * most <= (100 + EVEN_PERCENT) * share else 0
+
+
+def _pieces(lens: Int64, unit: int, most: int) -> tuple[Int64, Int64]:
+    """Cut each work of ``lens`` key positions into equal pieces of about ``most`` at most, in whole
+    units. Returns of each piece its work and where it begins there, in order."""
     counts = -(-lens // most)
     each = -(-lens // (counts * unit)) * unit
     counts = -(-lens // each)
     which = np.repeat(np.arange(len(lens)), counts)
     offset = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * each[which]
-    cost = np.minimum(each[which], lens[which] - offset) + TILE_COST
+    return which, offset
+
+
+def _dealt(cost: Int64, shares: int) -> Int64:
+    """Deal pieces of such ``cost`` out in order; return where shares begin [shares + 1]."""
     middle = np.cumsum(cost) - cost // 2
-    share = middle * min(shares, len(which)) // max(1, int(cost.sum()))
-    return which, offset, np.searchsorted(share, np.arange(shares + 1))
+    share = middle * min(shares, len(cost)) // max(1, int(cost.sum()))
+    return np.searchsorted(share, np.arange(shares + 1))
 
 
 def _number_partials(num_tokens: int, small: Tiles, large: Tiles, pages: Int32) -> TilePlan:

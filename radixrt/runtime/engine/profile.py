@@ -22,8 +22,9 @@ _TOP_LOGPROBS = 20
 
 
 class WorstSteps:
-    """The largest chunk, with as many wanted logits as a step may have, and the largest decode
-    batch with logprobs; the K and V they write go to small pools of their own."""
+    """The largest chunk, with as many wanted logits as a step may have; on a GPU as many tokens in
+    the shortest chunks, for which attention may have another kernel; and the largest decode batch
+    with logprobs. The K and V they write go to small pools of their own."""
 
     def __init__(
         self,
@@ -59,6 +60,8 @@ class WorstSteps:
         chunk = min(self.limits.max_step_tokens, self.config.context_length)
         rows = self.config.max_running
         self._run([chunk], self.limits.max_logits_rows)
+        if self.device.type == "cuda" and chunk > 1:
+            self._run([2] * min(rows, chunk // 2), self.limits.max_logits_rows)
         self._run([1] * rows, rows)
 
     def _run(self, lens: list[int], num_logits: int) -> None:

@@ -25,18 +25,27 @@ class Recording(ReferenceAttention):
 
 
 @pytest.mark.parametrize(
-    ("few", "groups", "prefills", "decoding", "prefilling"),
+    ("few", "group", "groups", "prefills", "decoding", "prefilling"),
     [
-        (False, 4, (17, 40), 12, 2),
-        (False, 2, (), 6, 0),
-        (False, 0, (5, 33), 0, 2),
-        (False, 4, (3, 4), 12, 2),
-        (True, 4, (3, 4), 14, 0),  # 12 tokens of decodes, 7 of prompts
-        (True, 4, (17, 40), 12, 2),
+        (False, 0, 4, (17, 40), 12, 2),
+        (False, 0, 2, (), 6, 0),
+        (False, 0, 0, (5, 33), 0, 2),
+        (False, 0, 4, (3, 4), 12, 2),
+        (True, 0, 4, (3, 4), 14, 0),  # 12 tokens of decodes, 7 of prompts
+        (True, 0, 4, (17, 40), 12, 2),
+        (True, 4, 4, (17, 40), 14, 0),  # chunks that leave the prefill's tiles mostly empty
+        (True, 4, 0, (5, 33), 2, 0),
+        (True, 4, 4, (17, 40, 400), 12, 3),  # most of the work is a long one's
+        (True, 4, 0, (100, 128), 0, 2),
     ],
 )
 def test_decoding_rows_and_prefilling_rows_each_go_to_their_backend(
-    few: bool, groups: int, prefills: tuple[int, ...], decoding: int, prefilling: int
+    few: bool,
+    group: int,
+    groups: int,
+    prefills: tuple[int, ...],
+    decoding: int,
+    prefilling: int,
 ) -> None:
     layer = AttentionSpec(8, 2, 64, 0.125)
     batch, num_pages = shared_prefix_batch(16, groups=groups, prefills=prefills)
@@ -44,7 +53,7 @@ def test_decoding_rows_and_prefilling_rows_each_go_to_their_backend(
     whole = ReferenceAttention([layer], 16)
     whole.plan(batch)
     decode, prefill = Recording([layer], 16), Recording([layer], 16)
-    split = SplitAttention(decode, prefill, few=few)
+    split = SplitAttention(decode, prefill, few=few, group=group)
     split.plan(batch)
     torch.testing.assert_close(split.run(0, *inputs), whole.run(0, *inputs))
     assert (decode.rows, prefill.rows) == (decoding, prefilling)

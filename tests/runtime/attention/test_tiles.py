@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from radixrt.errors import InvalidArgument
 from radixrt.runtime.attention.planning import plan_tiles
 from radixrt.runtime.attention.tiles import (
+    EVEN_PERCENT,
     TILE_COST,
     Tiles,
     _cuts,
+    _dealt,
+    _even,
     _pieces,
     reference_plan,
     shared_runs,
@@ -224,24 +227,70 @@ def test_shares_take_all_pieces_in_order_and_about_as_much_work_each(
 @settings(max_examples=200, deadline=None)
 @given(
     lens=st.lists(st.integers(1, 5000), min_size=0, max_size=80),
-    shares=st.integers(1, 70),
     most=st.sampled_from([64, 384]),
 )
-def test_pieces_are_even_and_no_longer_than_asked_for(
-    lens: list[int], shares: int, most: int
-) -> None:
-    which, begin, share_start = _pieces(np.array(lens, np.int64), shares, 64, most)
+def test_pieces_are_even_and_no_longer_than_asked_for(lens: list[int], most: int) -> None:
+    which, begin = _pieces(np.array(lens, np.int64), 64, most)
     pieces = list(zip(which.tolist(), begin.tolist(), strict=True))
     assert sorted(set(pieces)) == pieces
     assert [work for work, at in pieces if at == 0] == list(range(len(lens)))
-    assert (share_start[0], share_start[-1], len(share_start)) == (0, len(pieces), shares + 1)
-    assert (np.diff(share_start) >= 0).all()
     for work, length in enumerate(lens):
         cuts = [at for other, at in pieces if other == work] + [length]
         sizes = [after - at for at, after in itertools.pairwise(cuts)]
         assert all(0 < size <= most for size in sizes)
         assert len(set(sizes[:-1])) <= 1
         assert sizes[-1] <= sizes[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    cost=st.lists(st.integers(TILE_COST + 1, 400), min_size=1, max_size=80),
+    shares=st.integers(1, 70),
+)
+def test_what_is_dealt_out_is_dealt_out_whole_and_evenly(cost: list[int], shares: int) -> None:
+    share_start = _dealt(np.array(cost, np.int64), shares)
+    assert (share_start[0], share_start[-1], len(share_start)) == (0, len(cost), shares + 1)
+    assert (np.diff(share_start) >= 0).all()
+    even = sum(cost) / min(shares, len(cost))
+    for first, last in itertools.pairwise(share_start.tolist()):
+        assert sum(cost[first:last]) <= even + max(cost)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lens=st.lists(st.sampled_from([100, 512, 1000, 1024, 4096]), min_size=1, max_size=70),
+    shares=st.integers(1, 70),
+)
+def test_even_pieces_are_no_more_than_shares_and_none_is_clearly_longer(
+    lens: list[int], shares: int
+) -> None:
+    share = max(64, -(-(sum(lens) + TILE_COST * len(lens)) // shares))
+    most = _even(np.array(lens, np.int64), shares, 64, share)
+    if most:
+        assert 100 * most <= (100 + EVEN_PERCENT) * share
+        assert sum(-(-length // most) for length in lens) <= shares
+    shorter = range(-(-share // 64) * 64, most or share * (100 + EVEN_PERCENT) // 100 + 1, 64)
+    assert all(sum(-(-length // at) for length in lens) > shares for at in shorter)
+
+
+def test_rows_of_one_length_are_not_cut_into_unlike_pieces() -> None:
+    """64 rows for 66 programs: one each. 8 rows: eight programs each."""
+    for num_rows, pieces in ((64, 1), (8, 8)):
+        kv_lens = np.full(num_rows, 8 * 512 if num_rows == 8 else 1024, np.int32)
+        pages = int(kv_lens[0]) // 16
+        plan = reference_plan(
+            np.arange(num_rows + 1, dtype=np.int32),
+            kv_lens,
+            np.arange(1, num_rows * pages + 1, dtype=np.int32).reshape(num_rows, pages),
+            16,
+            small_slots=4,
+            large_slots=16,
+            small_shares=66,
+            large_shares=33,
+        )
+        lengths = plan.small.kv_end - plan.small.kv_start
+        assert lengths.tolist() == [int(kv_lens[0]) // pieces] * num_rows * pieces
+        assert (np.diff(plan.small.share_start) <= 1).all()
 
 
 @settings(max_examples=400, deadline=None)
