@@ -14,7 +14,7 @@ LIBRARY_TOKENS = 128
 """Tokens of a tile of FlashInfer's prefill by FA3, all of one row; it has one query head."""
 
 OUR_ROWS = 64
-"""Tokens times query heads of a tile of Triton's."""
+"""Tokens times query heads of a large tile of Triton's (``triton.LARGE``)."""
 
 LIBRARY_TILE_COST = 0.875
 """What a tile of the library's takes, in tiles of ours: on an H200 128 tokens of 4 heads over 1,236

@@ -275,8 +275,9 @@ def _shared_out(
     page_size: int,
     least: int = 0,
 ) -> Tiles:
-    """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``; where
-    those would be of fewer than ``least`` key positions, into pieces of about so many."""
+    """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``: into
+    equal pieces, one a share, where their lengths allow it; where shares would be of fewer than
+    ``least`` key positions, into pieces of about so many."""
     page, start, end = spans.T
     base = start - start % page_size  # where a window begins within a page
     # In whole pages, so that a tile begins with a page, and in whole blocks of keys.
@@ -338,10 +339,11 @@ def _cuts(lens: Int64, shares: int, unit: int) -> tuple[Int64, Int64, Int64]:
 def _even(lens: Int64, shares: int, unit: int, share: int) -> int:
     """Return the least number of key positions, in whole units, of which works have no more pieces
     than ``shares``; 0 if that is clearly more than an equal ``share`` is."""
-    most = -(-share // unit) * unit
-    while int((-(-lens // most)).sum()) > shares and 100 * most <= (100 + EVEN_PERCENT) * share:
-        most += unit
-    return most if 100 * most <= (100 + EVEN_PERCENT) * share else 0
+    clearly_more = (100 + EVEN_PERCENT) * share // 100 + 1
+    for most in range(-(-share // unit) * unit, clearly_more, unit):
+        if int((-(-lens // most)).sum()) <= shares:
+            return most
+    return 0
 
 
 def _pieces(lens: Int64, unit: int, most: int) -> tuple[Int64, Int64]:

@@ -275,12 +275,11 @@ def test_even_pieces_are_no_more_than_shares_and_none_is_clearly_longer(
 
 def test_rows_of_one_length_are_not_cut_into_unlike_pieces() -> None:
     """64 rows for 66 programs: one each. 8 rows: eight programs each."""
-    for num_rows, pieces in ((64, 1), (8, 8)):
-        kv_lens = np.full(num_rows, 8 * 512 if num_rows == 8 else 1024, np.int32)
-        pages = int(kv_lens[0]) // 16
+    for num_rows, length, pieces in ((64, 1024, 1), (8, 4096, 8)):
+        pages = length // 16
         plan = reference_plan(
             np.arange(num_rows + 1, dtype=np.int32),
-            kv_lens,
+            np.full(num_rows, length, np.int32),
             np.arange(1, num_rows * pages + 1, dtype=np.int32).reshape(num_rows, pages),
             16,
             small_slots=4,
@@ -289,7 +288,7 @@ def test_rows_of_one_length_are_not_cut_into_unlike_pieces() -> None:
             large_shares=33,
         )
         lengths = plan.small.kv_end - plan.small.kv_start
-        assert lengths.tolist() == [int(kv_lens[0]) // pieces] * num_rows * pieces
+        assert lengths.tolist() == [length // pieces] * num_rows * pieces
         assert (np.diff(plan.small.share_start) <= 1).all()
 
 
