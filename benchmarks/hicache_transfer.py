@@ -48,17 +48,13 @@ class Pools:
     num_tokens: int
     device: torch.device
     block: torch.Tensor = field(init=False)
-    memory: devices.HostMemory = field(init=False)
+    host: torch.Tensor = field(init=False)
+    """The host's block, as flat as the device's."""
 
     def __post_init__(self) -> None:
         shape = (2 * self.layers * self.num_tokens, self.heads * self.dim)
         self.block = devices.zeros(shape, torch.bfloat16, self.device)
-        self.memory = devices.HostMemory(shape, torch.bfloat16, self.device)
-
-    @property
-    def host(self) -> torch.Tensor:
-        """The host's block, as flat as the device's."""
-        return self.memory.tensor
+        self.host = devices.transfer_zeros(shape, torch.bfloat16, self.device)
 
     @property
     def token_bytes(self) -> int:
@@ -425,7 +421,6 @@ def main() -> None:
                 if isinstance(value, float)
             }
             print(f"  {row['way']:32}", row.get("error") or shown, flush=True)
-    pools.memory.close()
     if options.json:
         options.json.write_text(json.dumps(report | {"rows": rows}, indent=1))
     ours = [row for row in rows if "error" in row and not row["way"].startswith("sgl")]

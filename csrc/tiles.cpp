@@ -158,9 +158,16 @@ Ints dealt(const std::vector<int64_t>& cost, int64_t shares) {
   return share_start;
 }
 
-// `least` key positions make a piece, where shares would be of fewer.
-TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t least,
-                      int64_t page_size, const TileOptions& options) {
+// How tiles of one kind are cut and dealt out.
+struct Sharing {
+  int64_t slots, shares;
+  bool queue;
+  int64_t least;  // key positions of a piece, where shares would be of fewer
+};
+
+TileArrays shared_out(const Works& works, const Sharing& sharing, const TileBatch& batch,
+                      const TileOptions& options) {
+  const int64_t page_size = batch.page_size, shares = sharing.shares;
   // In whole pages, so that a tile begins with a page, and in whole blocks of keys.
   int64_t unit = kUnit;  // not std::lcm: GCC 12.2 makes -64 of 64 and 16
   while (unit % page_size) unit += kUnit;
@@ -170,32 +177,37 @@ TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t
     lens.push_back(work.end - work.start / page_size * page_size);
     total += lens.back() + options.tile_cost;
   }
-  const bool is_dealt = total < shares * least;
-  const int64_t most =
-      is_dealt ? least
-               : even(lens, shares, unit, std::max(unit, up(total, shares)), options.even_percent);
+  const bool is_dealt = total < shares * sharing.least;
+  int64_t most = sharing.least;
+  if (sharing.queue)
+    most = std::max(unit, up(options.queued_quarters * total, 4 * shares));
+  else if (!is_dealt)
+    most = even(lens, shares, unit, std::max(unit, up(total, shares)), options.even_percent);
   Pieces pieces =
       most ? equal_pieces(lens, unit, most) : cut(lens, shares, unit, options.tile_cost);
 
-  TileArrays tiles;
+  struct Piece {
+    int64_t which, offset, begin, end;
+  };
+  std::vector<Piece> order;
   std::vector<int64_t> cost;
   const auto num = static_cast<int64_t>(pieces.which.size());
-  tiles.tokens.reserve(num * slots);
   for (int64_t i = 0; i < num; ++i) {
     const int64_t which = pieces.which[i], offset = pieces.offset[i];
     const Work& work = works.spans[which];
     const int64_t base = work.start / page_size * page_size;
     const bool is_last = i + 1 == num || pieces.which[i + 1] != which;
     const int64_t end = is_last ? work.end : base + pieces.offset[i + 1];
-    const auto members = works.tokens.begin() + which * slots;
-    tiles.tokens.insert(tiles.tokens.end(), members, members + slots);
-    tiles.page.push_back(static_cast<int32_t>(work.page + offset / page_size));
-    tiles.kv_start.push_back(static_cast<int32_t>(std::max(work.start, base + offset)));
-    tiles.kv_end.push_back(static_cast<int32_t>(end));
+    order.push_back({which, offset, std::max(work.start, base + offset), end});
     cost.push_back(end - base - offset + options.tile_cost);
   }
-  tiles.partial.assign(tiles.tokens.size(), -1);
-  if (is_dealt) {
+  TileArrays tiles;
+  if (sharing.queue) {
+    std::stable_sort(order.begin(), order.end(), [](const Piece& a, const Piece& b) {
+      return a.end - a.begin > b.end - b.begin;
+    });
+    tiles.share_start = {0, static_cast<int32_t>(num)};
+  } else if (is_dealt) {
     tiles.share_start = dealt(cost, shares);
   } else if (most) {
     for (int64_t share = 0; share <= shares; ++share)
@@ -203,6 +215,16 @@ TileArrays shared_out(const Works& works, int64_t slots, int64_t shares, int64_t
   } else {
     tiles.share_start = std::move(pieces.share_start);
   }
+  tiles.tokens.reserve(num * sharing.slots);
+  for (const Piece& piece : order) {
+    const auto members = works.tokens.begin() + piece.which * sharing.slots;
+    tiles.tokens.insert(tiles.tokens.end(), members, members + sharing.slots);
+    tiles.page.push_back(
+        static_cast<int32_t>(works.spans[piece.which].page + piece.offset / page_size));
+    tiles.kv_start.push_back(static_cast<int32_t>(piece.begin));
+    tiles.kv_end.push_back(static_cast<int32_t>(piece.end));
+  }
+  tiles.partial.assign(tiles.tokens.size(), -1);
   return tiles;
 }
 
@@ -312,10 +334,12 @@ TilePlan plan_tiles(const TileBatch& batch, const TileOptions& options) {
     }
   }
 
-  plan.small =
-      shared_out(small, options.small_slots, options.small_shares, 0, page_size, options);
-  plan.large = shared_out(large, options.large_slots, options.large_shares,
-                          has_prompts ? options.min_prompt_keys : 0, page_size, options);
+  plan.small = shared_out(
+      small, {options.small_slots, options.small_shares, options.queue, 0}, batch, options);
+  plan.large = shared_out(large,
+                          {options.large_slots, options.large_shares, false,
+                           has_prompts ? options.min_prompt_keys : 0},
+                          batch, options);
   number_partials(batch.rows ? batch.query_start[batch.rows] : 0, plan);
   return plan;
 }

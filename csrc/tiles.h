@@ -22,9 +22,11 @@ struct TileOptions {
   int64_t small_shares, large_shares;  // programs of one key head
   int64_t window;                      // 0: none
   bool group;
+  bool queue;  // small tiles are a queue
   int64_t min_run_tokens;
   int64_t min_prompt_keys;
   int64_t even_percent;
+  int64_t queued_quarters;
   int64_t tile_cost;
 };
 

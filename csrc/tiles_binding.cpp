@@ -37,8 +37,9 @@ void expect(bool holds, const char* argument, int64_t value, const char* way_out
 
 nb::tuple plan(const Array1& query_start, const Array1& kv_lens, const Array2& page_table,
                int64_t page_size, int64_t small_slots, int64_t large_slots, int64_t small_shares,
-               int64_t large_shares, int64_t window, bool group, int64_t min_run_tokens,
-               int64_t min_prompt_keys, int64_t even_percent, int64_t tile_cost) {
+               int64_t large_shares, int64_t window, bool group, bool queue,
+               int64_t min_run_tokens, int64_t min_prompt_keys, int64_t even_percent,
+               int64_t queued_quarters, int64_t tile_cost) {
   const auto rows = static_cast<int64_t>(kv_lens.shape(0));
   const auto width = static_cast<int64_t>(page_table.shape(1));
   expect(static_cast<int64_t>(query_start.shape(0)) == rows + 1, "query_start",
@@ -60,8 +61,8 @@ nb::tuple plan(const Array1& query_start, const Array1& kv_lens, const Array2& p
   }
   TilePlan made = plan_tiles(
       {rows, query_start.data(), kv_lens.data(), page_table.data(), width, page_size},
-      {small_slots, large_slots, small_shares, large_shares, window, group, min_run_tokens,
-       min_prompt_keys, even_percent, tile_cost});
+      {small_slots, large_slots, small_shares, large_shares, window, group, queue, min_run_tokens,
+       min_prompt_keys, even_percent, queued_quarters, tile_cost});
   return nb::make_tuple(arrays(std::move(made.small), small_slots),
                         arrays(std::move(made.large), large_slots),
                         array(std::move(made.merge_token)), array(std::move(made.merge_start)),
@@ -74,8 +75,9 @@ void bind_tiles(nb::module_& module) {
   module.def("plan_tiles", &plan, nb::arg("query_start"), nb::arg("kv_lens"),
              nb::arg("page_table"), nb::arg("page_size"), nb::arg("small_slots"),
              nb::arg("large_slots"), nb::arg("small_shares"), nb::arg("large_shares"),
-             nb::arg("window"), nb::arg("group"), nb::arg("min_run_tokens"),
-             nb::arg("min_prompt_keys"), nb::arg("even_percent"), nb::arg("tile_cost"));
+             nb::arg("window"), nb::arg("group"), nb::arg("queue"), nb::arg("min_run_tokens"),
+             nb::arg("min_prompt_keys"), nb::arg("even_percent"), nb::arg("queued_quarters"),
+             nb::arg("tile_cost"));
 }
 
 }  // namespace radix

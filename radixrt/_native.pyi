@@ -27,9 +27,11 @@ def plan_tiles(
     large_shares: int,
     window: int,
     group: bool,
+    queue: bool,
     min_run_tokens: int,
     min_prompt_keys: int,
     even_percent: int,
+    queued_quarters: int,
     tile_cost: int,
 ) -> tuple[_Tiles, _Tiles, _Int32, _Int32, int, _Int32]:
     """What ``radixrt.runtime.attention.tiles.reference_plan`` returns: small and large tiles,

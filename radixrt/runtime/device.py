@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -298,59 +299,42 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes < HUGE_PAGE:
         return torch.zeros(*shape, dtype=dtype, device=device)
-    return _pages_of_its_own(shape, dtype)
+    return torch.from_numpy(_pages_of_its_own(num_bytes)).view(dtype).view(*shape)
 
 
-def _pages_of_its_own(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    num_bytes = math.prod(shape) * dtype.itemsize
+def transfer_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a tensor of zeros on the host that the device reads and writes by itself: pinned for a
+    GPU as long as anybody holds it, which must be until the last copy; as ``zeros`` for a CPU.
+
+    Raises ``ConfigError`` where it cannot be pinned.
+    """
+    if device.type == "cpu":
+        return zeros(shape, dtype, device)
+    # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two. In pages
+    # of its own: one that holds a neighbour's memory as well can be pinned only once.
+    block = _pages_of_its_own(math.prod(shape) * dtype.itemsize)
+    address, cuda = block.ctypes.data, torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    portable_and_mapped = 3
+    error = int(cuda.cudaHostRegister(address, block.nbytes, portable_and_mapped))
+    if error:
+        with contextlib.suppress(RuntimeError):  # else the next launch raises it once more
+            torch.zeros(1, device=device)
+        raise ConfigError(
+            f"host_memory: {block.nbytes} bytes cannot be pinned (CUDA error {error}); "
+            "lower host_memory or raise the limit of locked memory (ulimit -l)"
+        )
+    # The driver would take what gets its addresses next for pinned, even memory of the device's
+    # ("resource already mapped").
+    weakref.finalize(block, cuda.cudaHostUnregister, address).atexit = False
+    return torch.from_numpy(block).view(dtype).view(*shape)
+
+
+def _pages_of_its_own(num_bytes: int) -> NDArray[np.uint8]:
     block = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # the kernel has none
             block.madvise(mmap.MADV_HUGEPAGE)
-    return torch.from_numpy(np.frombuffer(block, np.uint8)).view(dtype).view(*shape)
-
-
-class HostMemory:
-    """Memory of the host that the device reads and writes by itself: pinned for a GPU, plain memory
-    for a CPU, where it is touched only as it is used.
-
-    ``close`` unpins it, after the last copy and before ``tensor`` is given up: the driver takes
-    what gets its addresses next for pinned.
-    """
-
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        self._is_pinned = device.type == "cuda"
-        if not self._is_pinned:
-            self.tensor = zeros(shape, dtype, device)
-            return
-        # Not pin_memory=True: torch's allocator of pinned memory rounds up to a power of two. In
-        # pages of its own: one that holds a neighbour's memory as well can be pinned only once.
-        self.tensor = _pages_of_its_own(shape, dtype)
-        portable_and_mapped = 3
-        error = int(
-            torch.cuda.cudart().cudaHostRegister(  # type: ignore[no-untyped-call]
-                self.tensor.data_ptr(), self.tensor.nbytes, portable_and_mapped
-            )
-        )
-        if error:
-            with contextlib.suppress(RuntimeError):  # else the next launch raises it once more
-                torch.zeros(1, device=device)
-            self._is_pinned = False
-            raise ConfigError(
-                f"host_memory: {self.tensor.nbytes} bytes cannot be pinned (CUDA error {error}); "
-                "lower host_memory or raise the limit of locked memory (ulimit -l)"
-            )
-
-    @property
-    def pages(self) -> NDArray[np.uint8]:
-        """The memory as bytes, uint8 [first dimension, bytes of the rest]; shares it."""
-        return self.tensor.flatten(1).view(torch.uint8).numpy()
-
-    def close(self) -> None:
-        """Unpin the memory; idempotent."""
-        if self._is_pinned:
-            self._is_pinned = False
-            torch.cuda.cudart().cudaHostUnregister(self.tensor.data_ptr())  # type: ignore[no-untyped-call]
+    return np.frombuffer(block, np.uint8)
 
 
 class CapturedGraph:

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from radixrt.errors import ConfigError
-from radixrt.runtime.device import AheadUpload, choose_device, choose_dtype, memory_info
+from radixrt.runtime.device import (
+    AheadUpload,
+    choose_device,
+    choose_dtype,
+    memory_info,
+    transfer_zeros,
+)
 
 CPU = torch.device("cpu")
 
@@ -50,3 +56,18 @@ def test_what_was_uploaded_stays_while_later_uploads_are_filled() -> None:
         sums.append((tensor == number).all())
         del tensor
     assert all(bool(each) for each in sums)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_memory_that_nobody_holds_is_no_longer_pinned() -> None:
+    """Else its addresses could neither be pinned again nor be the device's memory."""
+    device = torch.device("cuda")
+    for _ in range(4):
+        pinned = transfer_zeros((64, 1 << 20), torch.uint8, device)
+        assert pinned.is_pinned()
+        del pinned
+        on_device = torch.zeros(1 << 30, dtype=torch.uint8, device=device)
+        assert int(on_device[-1]) == 0
+        del on_device
+        torch.cuda.empty_cache()

@@ -107,9 +107,9 @@ def test_contents_change_in_place_and_what_does_not_fit_changes_nothing() -> Non
     assert seen[0][:2].tolist() == [9, 8]
 
 
-def generate(graphs: bool) -> dict[int, list[int]]:
-    """Return what 20 requests of the shipped model generate on the GPU."""
-    outputs: dict[int, list[int]] = {call: [] for call in range(20)}
+def generate(graphs: bool, count: int) -> dict[int, list[int]]:
+    """Return what so many requests of the shipped model generate on the GPU."""
+    outputs: dict[int, list[int]] = {call: [] for call in range(count)}
     unfinished = set(outputs)
 
     def take(messages: list[FromEngine]) -> None:
@@ -130,10 +130,14 @@ def generate(graphs: bool) -> dict[int, list[int]]:
     channel.put([Run(call, call, pack_ids(prompts[call]), sampling) for call in outputs])
     while unfinished:
         loop.step()
+    loop.close()
     return outputs
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_replayed_steps_generate_what_launched_steps_generate() -> None:
-    assert generate(graphs=True) == generate(graphs=False)
+@pytest.mark.parametrize("count", [1, 20, 150])
+def test_replayed_steps_generate_what_launched_steps_generate(count: int) -> None:
+    """Prompts of one request are replayed as well; of 150 the rows are a queue, and their head is a
+    graph of its own."""
+    assert generate(graphs=True, count=count) == generate(graphs=False, count=count)

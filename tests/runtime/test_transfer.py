@@ -32,7 +32,7 @@ SHAPES = [
 
 @pytest.fixture
 def make_case() -> Iterator[Callable[..., Case]]:
-    """Makes cases whose memory is unpinned when the test is over."""
+    """Makes cases whose memory is given up when the last copy is done."""
     made: list[Case] = []
 
     def make(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Case:
@@ -42,7 +42,6 @@ def make_case() -> Iterator[Callable[..., Case]]:
     yield make
     for case in made:
         devices.synchronize(case.keys.device)
-        case.memory.close()
 
 
 class Case:
@@ -56,9 +55,8 @@ class Case:
             return torch.randn(size, generator=generator).to(dtype).to(where)
 
         self.keys, self.values = draw(shape, device), draw(shape, device)
-        self.memory = devices.HostMemory(host, dtype, device)
-        self.memory.tensor.copy_(draw(host, CPU))
-        self.expected = [t.clone() for t in (self.keys, self.values, self.memory.tensor)]
+        self.host = devices.transfer_zeros(host, dtype, device).copy_(draw(host, CPU))
+        self.expected = [t.clone() for t in (self.keys, self.values, self.host)]
         rng = np.random.default_rng(1)
         count = shape[1] * 2 // 3
         self.pages: Int32 = rng.permutation(shape[1])[:count].astype(np.int32)
@@ -66,7 +64,7 @@ class Case:
         self.reference = ReferenceMover(*self.expected)
 
     def check(self) -> None:
-        actual = (self.keys, self.values, self.memory.tensor)
+        actual = (self.keys, self.values, self.host)
         for name, tensor, expected in zip("kvh", actual, self.expected, strict=True):
             assert torch.equal(tensor, expected), name
 
@@ -78,7 +76,7 @@ def test_the_cpu_mover_moves_what_the_reference_moves(
 ) -> None:
     case = make_case(shape, dtype, CPU)
     native = pytest.importorskip("radixrt.runtime.transfer.cpu", reason=NO_KERNELS)
-    mover = native.CpuMover(case.keys, case.values, case.memory.tensor)
+    mover = native.CpuMover(case.keys, case.values, case.host)
     case.reference.load(case.pages, case.host_pages)
     move = mover.load(case.pages, case.host_pages)
     for layer in range(shape[0]):
@@ -142,16 +140,16 @@ def test_the_triton_kernel_moves_what_the_reference_moves(
 
     device = torch.device("cuda" if has_gpu else "cpu")
     case = make_case(shape, dtype, device)
-    mover = TritonMover(case.keys, case.values, case.memory.tensor)
+    mover = TritonMover(case.keys, case.values, case.host)
     pages = torch.from_numpy(case.pages).to(device)
     host_pages = torch.from_numpy(case.host_pages).to(device)
     case.reference.load(case.pages, case.host_pages)
-    mover.launch(case.memory.tensor, pages, host_pages, 0, 1, False, 3)
-    mover.launch(case.memory.tensor, pages, host_pages, 1, shape[0], False, 4)
+    mover.launch(case.host, pages, host_pages, 0, 1, False, 3)
+    mover.launch(case.host, pages, host_pages, 1, shape[0], False, 4)
     devices.synchronize(device)
     case.check()
     case.reference.store(case.pages, case.host_pages[::-1].copy())
-    mover.launch(case.memory.tensor, pages, host_pages.flip(0), 0, shape[0], True, 5)
+    mover.launch(case.host, pages, host_pages.flip(0), 0, shape[0], True, 5)
     devices.synchronize(device)
     case.check()
 
@@ -174,7 +172,7 @@ def test_both_ways_of_a_gpu_move_what_the_reference_moves(
     # Both halves of the buffer are used many times.
     monkeypatch.setattr(triton_staging, "HALF_BYTES", 1 << 16)
     case = make_case(shape, torch.bfloat16, torch.device("cuda"))
-    pools = case.keys, case.values, case.memory.tensor
+    pools = case.keys, case.values, case.host
     mover = TritonMover(*pools, load_by=way, min_staged_bytes=0, num_programs=7)
     case.reference.load(case.pages, case.host_pages)
     mover.load(case.pages, case.host_pages).finish()
@@ -211,8 +209,8 @@ def test_what_a_first_load_prepares_is_not_taken_for_what_loads_take(
     make_case: Callable[..., Case],
 ) -> None:
     case = make_case((2, 90, 4, 1, 8), torch.float32, CPU)
-    mover = SlowAtFirst(case.keys, case.values, case.memory.tensor)
+    mover = SlowAtFirst(case.keys, case.values, case.host)
     mover.known = set()
-    host, costs = HostTier(case.memory.pages, 4, mover), Costs()
+    host, costs = HostTier(case.host.flatten(1).view(torch.uint8).numpy(), 4, mover), Costs()
     calibrate(host, costs, 89)
     assert costs.tier("host").predict(50) == pytest.approx(0.05)

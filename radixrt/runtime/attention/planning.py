@@ -10,6 +10,7 @@ import numpy as np
 from radixrt.runtime.attention.tiles import (
     EVEN_PERCENT,
     MIN_PROMPT_KEYS,
+    QUEUED_QUARTERS,
     TILE_COST,
     Int32,
     TilePlan,
@@ -35,6 +36,7 @@ def plan_tiles(
     large_shares: int,
     window: int = 0,
     group: bool = True,
+    queue: bool = False,
     min_run_tokens: int = 64,
 ) -> TilePlan:
     """See ``reference_plan``."""
@@ -50,6 +52,7 @@ def plan_tiles(
             large_shares=large_shares,
             window=window,
             group=group,
+            queue=queue,
             min_run_tokens=min_run_tokens,
         )
     small, large, merge_token, merge_start, num_partials, pages = _native.plan_tiles(
@@ -63,9 +66,11 @@ def plan_tiles(
         large_shares,
         window,
         group,
+        queue,
         min_run_tokens,
         MIN_PROMPT_KEYS,
         EVEN_PERCENT,
+        QUEUED_QUARTERS,
         TILE_COST,
     )
     return TilePlan(Tiles(*small), Tiles(*large), merge_token, merge_start, num_partials, pages)

@@ -12,7 +12,10 @@ keeps one copy of each page. So the groups are read off the page table, in one s
 
 Rows differ in length by orders of magnitude, so tiles are laid end to end and cut into **shares**
 of about equal work, one for each program of a launch: a long row is spread over several programs,
-several short ones go to one (as in LeanAttention; Sanovar et al., 2024).
+several short ones go to one (as in LeanAttention; Sanovar et al., 2024). Where there are many tiles
+they are a **queue** instead, the longest first, of which each program takes the next when it is
+done with one: hardly any has to be cut, and programs that start late take fewer (longest processing
+time first; Graham, 1969).
 """
 
 from __future__ import annotations
@@ -42,6 +45,10 @@ EVEN_PERCENT = 4
 """Works are cut into equal pieces, one a share, if the longest is longer than an equal share by so
 much at most: then no program has to begin twice, and fewer tokens have results to merge."""
 
+QUEUED_QUARTERS = 3
+"""Tiles of a queue are cut into pieces of so many quarters of a share at most: the last that a
+program takes should not hold up the launch for long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -61,7 +68,8 @@ class Tiles:
       later positions follow
     * ``kv_start``, ``kv_end`` [N]: the range of key positions
     * ``partial`` [N, S]: where each token's partial result goes; -1 if it is the whole result
-    * ``share_start`` [P+1]: share p is the tiles ``share_start[p] : share_start[p + 1]``
+    * ``share_start`` [P+1]: share p is the tiles ``share_start[p] : share_start[p + 1]``; of a
+      queue (0, N)
     """
 
     tokens: Int32
@@ -184,14 +192,16 @@ def reference_plan(
     large_shares: int,
     window: int = 0,
     group: bool = True,
+    queue: bool = False,
     min_run_tokens: int = 64,
 ) -> TilePlan:
     """Return the tiles of a batch (arrays as in ``ForwardBatch``); a row may have no keys: nothing
     is computed for its token.
 
     ``small_slots`` and ``large_slots`` tokens fit into a small and a large tile; each kind is cut
-    into so many shares (of one key head: the programs of a launch divided by the key heads). With a
-    sliding ``window`` nothing is grouped: rows of different lengths see different parts of a run.
+    into so many shares (of one key head: the programs of a launch divided by the key heads); with
+    ``queue`` the small tiles are a queue for so many programs. With a sliding ``window`` nothing is
+    grouped: rows of different lengths see different parts of a run.
     ``planning.plan_tiles`` returns the same, in a tenth of the time where it can.
     """
     query_lens = np.diff(query_start)
@@ -249,6 +259,7 @@ def reference_plan(
             np.concatenate((group_spans, own_spans)),
             small_shares,
             page_size,
+            queue=queue,
         ),
         _shared_out(
             *_stacked(large, large_slots),
@@ -273,11 +284,13 @@ def _shared_out(
     spans: Int32,
     shares: int,
     page_size: int,
+    *,
+    queue: bool = False,
     least: int = 0,
 ) -> Tiles:
     """Return the tiles of works (as ``_stacked`` returns them), cut into at most ``shares``: into
     equal pieces, one a share, where their lengths allow it; where shares would be of fewer than
-    ``least`` key positions, into pieces of about so many."""
+    ``least`` key positions, into pieces of about so many. Or a ``queue`` of them."""
     page, start, end = spans.T
     base = start - start % page_size  # where a window begins within a page
     # In whole pages, so that a tile begins with a page, and in whole blocks of keys.
@@ -285,7 +298,11 @@ def _shared_out(
     lens = (end - base).astype(np.int64)
     total = int((lens + TILE_COST).sum())
     is_dealt = total < shares * least
-    most = least if is_dealt else _even(lens, shares, unit, max(unit, -(-total // shares)))
+    most = least
+    if queue:
+        most = max(unit, -(-QUEUED_QUARTERS * total // (4 * shares)))
+    elif not is_dealt:
+        most = _even(lens, shares, unit, max(unit, -(-total // shares)))
     if most:
         which, offset = _pieces(lens, unit, most)
         share_start = np.minimum(np.arange(shares + 1), len(which))
@@ -293,13 +310,18 @@ def _shared_out(
         which, offset, share_start = _cuts(lens, shares, unit)
     is_last = np.append(which[1:] != which[:-1], True) if len(which) else np.zeros(0, bool)
     stop = np.where(is_last, end[which], base[which] + np.roll(offset, -1))
-    if is_dealt:
+    begin = np.maximum(start[which], base[which] + offset)
+    order = np.arange(len(which))
+    if queue:
+        share_start = np.array([0, len(which)])
+        order = np.argsort(begin - stop, kind="stable")
+    elif is_dealt:
         share_start = _dealt(stop - base[which] - offset + TILE_COST, shares)
     return Tiles(
-        tokens[which],
-        (page[which] + offset // page_size).astype(np.int32),
-        np.maximum(start[which], base[which] + offset).astype(np.int32),
-        stop.astype(np.int32),
+        tokens[which[order]],
+        (page[which] + offset // page_size)[order].astype(np.int32),
+        begin[order].astype(np.int32),
+        stop[order].astype(np.int32),
         np.full((len(which), tokens.shape[1]), -1, np.int32),
         share_start.astype(np.int32),
     )

@@ -49,6 +49,10 @@ its pieces are few, and few are merged."""
 LARGE = TileShape(rows=64, keys=32, programs=2, num_warps=4, num_stages=4)
 """A prefill block, or the decoding tokens of a group."""
 
+QUEUE_TOKENS = 96
+"""Steps of so many tokens or more queue their small tiles. Of fewer, each program would take one or
+two, and some would work on when the others are done: equal shares are faster."""
+
 MERGE_PROGRAMS = 16
 """Programs of a merge for each processor."""
 
@@ -126,6 +130,7 @@ class TritonAttention:
         small: TileShape = SMALL,
         lone: TileShape = LONE,
         large: TileShape = LARGE,
+        queue_tokens: int = QUEUE_TOKENS,
     ) -> None:
         heads = {(spec.num_heads, spec.num_kv_heads, spec.head_dim) for spec in specs}
         if len(heads) != 1:
@@ -138,6 +143,7 @@ class TritonAttention:
         self._small = small
         self._lone = lone
         self._large = large
+        self._queue_tokens = queue_tokens
         self._positions: torch.Tensor | None = None
         spec = specs[0]
         processors = num_processors(device)
@@ -147,6 +153,9 @@ class TritonAttention:
         self._plans: dict[int, _DevicePlan] = {}
         self._launch = dependent_launch(device)
         self._kept: set[int] = set()
+        # How many tiles were taken from the queue, and how many programs are done; each launch
+        # leaves zeros behind.
+        self._queue = torch.zeros(2, dtype=torch.int32, device=device)
 
     def _shapes(self, num_tokens: int) -> tuple[TileShape, TileShape]:
         """Return the shapes of small and large tiles in a step of so many tokens."""
@@ -182,6 +191,7 @@ class TritonAttention:
                 large_shares=large_shares,
                 window=window,
                 group=self._group,
+                queue=int(query_start[-1]) >= self._queue_tokens,
             )
             for window in self._windows
         ]
@@ -191,17 +201,22 @@ class TritonAttention:
     def num_partials(self, num_tokens: int) -> list[int]:
         """Return the partial results that ``room`` has a place for, for each plan."""
         # A cut makes two partial results of each token of a tile.
-        more = sum(2 * s * n for s, n in zip(self._slots, self._shares(num_tokens), strict=True))
+        more = sum(2 * s * n for s, n in zip(self._slots, self._cuts(num_tokens), strict=True))
         return [6 * num_tokens + more] * len(self._windows)
+
+    def _cuts(self, num_tokens: int) -> tuple[int, int]:
+        """Return how often small and large tiles are cut at most."""
+        small, large = self._shares(num_tokens)
+        return (2 * small if num_tokens >= self._queue_tokens else small), large
 
     def room(self, num_tokens: int, max_pages: int, num_pages: int) -> list[Int32]:
         """Return arrays as large as the plans of ``num_tokens`` tokens usually get at most, with up
         to ``max_pages`` pages a row and ``num_pages`` in the pool."""
 
-        all_shares = self._shares(num_tokens)
+        all_shares, cuts = self._shares(num_tokens), self._cuts(num_tokens)
 
         def tiles(count: int, kind: int) -> Tiles:
-            count += all_shares[kind] if count else 0
+            count += cuts[kind] if count else 0
             members = np.zeros((count, self._slots[kind]), np.int32)
             spans, shares = np.zeros(count, np.int32), np.zeros(all_shares[kind] + 1, np.int32)
             return Tiles(members, spans, spans, spans, members, shares)
@@ -255,9 +270,12 @@ class TritonAttention:
         partial_lse = torch.empty(places, dtype=torch.float32, device=query.device)
         group = spec.num_heads // spec.num_kv_heads
         dim_pad = triton.next_power_of_2(spec.head_dim)
-        kinds = [kind for kind in (0, 1) if plan.tiles(kind)[0].shape[0]]
+        is_queued = query.shape[0] >= self._queue_tokens
+        # Large tiles keep the memory less busy: a queue behind them fills the room that they leave.
+        order = (1, 0) if is_queued else (0, 1)
+        kinds = [kind for kind in order if plan.tiles(kind)[0].shape[0]]
         shapes, shares = self._shapes(query.shape[0]), self._shares(query.shape[0])
-        for kind in kinds:
+        for index, kind in enumerate(kinds):
             arguments, slots = plan.tiles(kind), self._slots[kind]
             shape = shapes[kind]
             # More than GROUP where a tile takes one token and its heads do not fill the rows.
@@ -272,6 +290,7 @@ class TritonAttention:
                 self._positions,
                 plan.pages,
                 *arguments,
+                self._queue,
                 spec.scale * 1.4426950408889634,
                 spec.softcap,
                 spec.window,
@@ -291,8 +310,9 @@ class TritonAttention:
                 BLOCK_N=shape.keys,
                 HAS_SOFTCAP=spec.softcap > 0,
                 HAS_WINDOW=spec.window > 0,
-                FIRST=len(kinds) == 2 and kind == 0,
-                SECOND=len(kinds) == 2 and kind == 1,
+                QUEUED=is_queued and kind == 0,
+                FIRST=len(kinds) == 2 and index == 0,
+                SECOND=len(kinds) == 2 and index == 1,
                 num_warps=shape.num_warps,
                 num_stages=shape.num_stages,
                 **self._launch,

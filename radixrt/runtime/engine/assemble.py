@@ -215,8 +215,8 @@ def _record_graphs(
     from radixrt.runtime.attention.triton import TritonAttention
 
     return StepGraphs(
-        lambda batch, attention: model.hidden(batch, pool.k, pool.v, attention),
-        model.logits,
+        lambda batch, attention: model.trunk(batch, pool.k, pool.v, attention),
+        model.head,
         TritonAttention(model.config.attention, config.page_size, device),
         config.max_running,
         -(-(config.context_length + 1) // config.page_size),

@@ -73,8 +73,8 @@ def page_bytes(pool: KvPool) -> int:
 
 
 def _host(pool: KvPool, num_bytes: int) -> HostTier:
-    mover, memory = choose_mover(pool, num_bytes // page_bytes(pool) + 1)
-    return HostTier(memory.pages, pool.k.shape[2], mover)
+    mover, pages = choose_mover(pool, num_bytes // page_bytes(pool) + 1)
+    return HostTier(pages, pool.k.shape[2], mover)
 
 
 def open_stores(config: RuntimeConfig, pool: KvPool, host: HostTier) -> list[Tier]:

@@ -28,10 +28,11 @@ from radixrt.runtime.forward.builder import (
     device_batch,
     device_sampling,
 )
+from radixrt.runtime.model.decoder import Wanted
 from radixrt.runtime.scheduling.slots import PLACEHOLDER
 
-Hidden = Callable[[ForwardBatch, AttentionBackend], torch.Tensor]
-Head = Callable[[torch.Tensor], torch.Tensor]
+Trunk = Callable[[ForwardBatch, AttentionBackend], Wanted]
+Head = Callable[[Wanted], torch.Tensor]
 NUM_STEP_ARRAYS = len(StepArrays._fields)
 
 
@@ -53,8 +54,9 @@ MAX_MIXED_TOKENS = 1024
 longer than their launches take, and prefill by the library's kernel is faster."""
 
 MAX_HEAD_TOKENS = 64
-"""Graphs of more tokens end before the head, which has graphs of its own for numbers of wanted
-logits: of a step that prefills they are few."""
+"""Graphs of more tokens end behind the last layer's attention. The head, which is most of that
+layer and the logits, has graphs of its own for numbers of wanted logits: of a step that prefills
+they are few."""
 
 
 def graph_sizes(max_tokens: int) -> list[int]:
@@ -85,13 +87,13 @@ def fastest(seconds: list[float]) -> list[int]:
 class StepGraphs:
     """Graphs for steps of up to ``max_tokens`` tokens, their rows of up to ``max_pages`` pages.
 
-    ``hidden`` runs the model over a KV pool of ``num_pages`` up to its ``head``, which makes logits
+    ``trunk`` runs the model over a KV pool of ``num_pages`` up to its ``head``, which makes logits
     of what that returns; ``last_ids`` holds what each slot sampled last.
     """
 
     def __init__(
         self,
-        hidden: Hidden,
+        trunk: Trunk,
         head: Head,
         attention: RecordedAttention,
         max_tokens: int,
@@ -100,7 +102,7 @@ class StepGraphs:
         last_ids: torch.Tensor,
         sizes: list[int] | None = None,
     ) -> None:
-        self._hidden = hidden
+        self._trunk = trunk
         self._head = head
         self._attention = attention
         self._sizes = np.array(sizes or graph_sizes(max_tokens))
@@ -111,7 +113,7 @@ class StepGraphs:
         self._uploads: dict[int, FixedUpload] = {}
         self._graphs: dict[int, CapturedGraph] = {}
         self._heads: dict[int, CapturedGraph] = {}
-        self._rows: torch.Tensor | None = None
+        self._wanted: Wanted | None = None
         for size in reversed(self._sizes.tolist()):  # the largest first: the others fit its memory
             self._record(size)
         for size in reversed(self._sizes[self._sizes > MAX_HEAD_TOKENS].tolist()):
@@ -128,20 +130,22 @@ class StepGraphs:
             batch = device_batch(blank, tensors, self._last_ids)
             plans, partials = tensors[NUM_STEP_ARRAYS:], self._attention.num_partials(size)
             self._attention.bind(plans, partials, batch.positions)
-            hidden = self._hidden(batch, self._attention)
+            wanted = self._trunk(batch, self._attention)
             if size <= MAX_HEAD_TOKENS:
-                return self._head(hidden)
-            if self._rows is None:  # once, before anything is recorded
-                self._rows = torch.empty_like(hidden)
-            return self._rows[:size].copy_(hidden)
+                return self._head(wanted)
+            if self._wanted is None:  # once, before anything is recorded
+                self._wanted = Wanted(*map(torch.empty_like, wanted))
+            for kept, rows in zip(self._wanted, wanted, strict=True):
+                kept[:size].copy_(rows)
+            return self._wanted.residual
 
         self._graphs[size] = CapturedGraph(launch, self._pool)
         self._uploads[size] = uploads
 
     def _record_head(self, size: int) -> None:
-        assert self._rows is not None
-        rows = self._rows[:size]
-        self._heads[size] = CapturedGraph(lambda: self._head(rows), self._pool)
+        assert self._wanted is not None
+        wanted = Wanted(*(rows[:size] for rows in self._wanted))
+        self._heads[size] = CapturedGraph(lambda: self._head(wanted), self._pool)
 
     def _seconds(self, size: int) -> float:
         """Return how long a step takes, of a graph without head with that of few logits."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 
@@ -78,6 +80,14 @@ class DecoderLayer:
         self.down_bias = read.one(mlp + "down_proj.bias") if config.mlp_bias else None
 
 
+class Wanted(NamedTuple):
+    """The tokens whose logits are wanted, behind the last layer's attention: what it returned
+    [R, num_heads * head_dim], and the residual beside it [R, hidden_size]."""
+
+    attended: torch.Tensor
+    residual: torch.Tensor
+
+
 class CausalLM:
     """A decoder-only transformer with its weights on one device; immutable once built."""
 
@@ -132,17 +142,17 @@ class CausalLM:
         v_cache: torch.Tensor,
         attention: AttentionBackend,
     ) -> torch.Tensor:
-        """Return the logits [R, vocab_size] of ``batch.logits_rows``: ``logits(hidden(...))``."""
-        return self.logits(self.hidden(batch, k_cache, v_cache, attention))
+        """Return the logits [R, vocab_size] of ``batch.logits_rows``: ``head(trunk(...))``."""
+        return self.head(self.trunk(batch, k_cache, v_cache, attention))
 
-    def hidden(
+    def trunk(
         self,
         batch: ForwardBatch,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
         attention: AttentionBackend,
-    ) -> torch.Tensor:
-        """Return what the head makes logits of, [R, hidden_size] for ``batch.logits_rows``.
+    ) -> Wanted:
+        """Return what the head makes logits of, R rows for ``batch.logits_rows``.
 
         ``k_cache`` and ``v_cache`` [num_layers, num_pages, page_size, Hk, D] are written at
         ``batch.kv_slots``. ``attention`` has been planned for the batch. Call it under
@@ -177,37 +187,47 @@ class CausalLM:
                 batch.kv_slots,
             )
             if index == last and not batch.logits_rows.shape[0]:
-                break  # Every K and V is written, and no logits are wanted.
+                return Wanted(query[:0].flatten(1), residual[:0])  # every K and V is written
             attended = attention.run(index, query, k_pool, v_pool).flatten(1)
-            if index == last:
-                # From here on tokens go their own ways: only those with wanted logits go on.
-                # (Not by `[]`: on a CPU its threads spin for milliseconds after a handful of rows.)
-                attended = attended.index_select(0, batch.logits_rows)
-                residual = residual.index_select(0, batch.logits_rows)
-            x = ops.linear(attended, layer.o_proj, layer.o_bias)
-            if layer.post_attention_norm is not None:
-                x = ops.rms_norm(x, layer.post_attention_norm, eps, add_one=add_one)
-            x, residual = ops.add_rms_norm(x, residual, layer.mlp_norm, eps, add_one=add_one)
-            inner = ops.gated_linear(x, layer.gate_up_proj, layer.gate_up_bias, config.activation)
-            x = ops.linear(inner, layer.down_proj, layer.down_bias)
-            if layer.post_mlp_norm is not None:
-                x = ops.rms_norm(x, layer.post_mlp_norm, eps, add_one=add_one)
-            x, residual = ops.add_rms_norm(
-                x, residual, self._norms_after[index], eps, add_one=add_one
-            )
-        else:
-            return x
-        return torch.empty((0, config.hidden_size), dtype=self.dtype, device=self.device)
+            if index < last:
+                x, residual = self._finish(index, attended, residual)
+        # From here on tokens go their own ways: only those with wanted logits go on.
+        # (Not by `[]`: on a CPU its threads spin for milliseconds after a handful of rows.)
+        return Wanted(
+            attended.index_select(0, batch.logits_rows),
+            residual.index_select(0, batch.logits_rows),
+        )
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits [R, vocab_size] of what ``hidden`` returned, in the model's dtype, or
+    def head(self, wanted: Wanted) -> torch.Tensor:
+        """Return the logits [R, vocab_size] of what ``trunk`` returned, in the model's dtype, or
         f32 on a CPU and where they are capped."""
+        if not wanted.residual.shape[0]:
+            dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+            return torch.empty((0, self.config.vocab_size), dtype=dtype, device=self.device)
+        x, _ = self._finish(len(self.layers) - 1, wanted.attended, wanted.residual)
         logits = self._ops.linear(x, self.lm_head)
         softcap = self.config.final_softcap
         if softcap:
             return torch.tanh(logits.float() / softcap) * softcap
         # On a GPU a second copy of twice the size would take longer than sampling.
         return logits.float() if logits.device.type == "cpu" else logits
+
+    def _finish(
+        self, index: int, attended: torch.Tensor, residual: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the layer's output for what its attention returned, normed for what follows, and
+        the residual. It may lie in the memory of the arguments."""
+        config, ops, layer = self.config, self._ops, self.layers[index]
+        eps, add_one = config.rms_norm_eps, config.norm_add_one
+        x = ops.linear(attended, layer.o_proj, layer.o_bias)
+        if layer.post_attention_norm is not None:
+            x = ops.rms_norm(x, layer.post_attention_norm, eps, add_one=add_one)
+        x, residual = ops.add_rms_norm(x, residual, layer.mlp_norm, eps, add_one=add_one)
+        inner = ops.gated_linear(x, layer.gate_up_proj, layer.gate_up_bias, config.activation)
+        x = ops.linear(inner, layer.down_proj, layer.down_bias)
+        if layer.post_mlp_norm is not None:
+            x = ops.rms_norm(x, layer.post_mlp_norm, eps, add_one=add_one)
+        return ops.add_rms_norm(x, residual, self._norms_after[index], eps, add_one=add_one)
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

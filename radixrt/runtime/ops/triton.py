@@ -161,13 +161,32 @@ def _gated_act(
 
 
 @triton.jit
-def _apply_token_mask(logits, bitmask, vocab_size, mask_stride, logits_stride, BLOCK: tl.constexpr):
+def _apply_token_mask(
+    logits,
+    mask_bytes,
+    vocab_size,
+    mask_stride,
+    logits_stride,
+    EIGHTS: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    # Eight logits have one byte of the mask, and are one access of 16 bytes where rows are aligned:
+    # read if some of them are kept, written if some are not.
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < vocab_size
-    word = tl.load(bitmask + row * mask_stride + columns // 32, mask=inside, other=0)
-    forbidden = ((word >> (columns % 32)) & 1) == 0
-    tl.store(logits + row * logits_stride + columns, float("-inf"), mask=inside & forbidden)
+    eighth = tl.program_id(1) * EIGHTS + tl.arange(0, EIGHTS)
+    inside = eighth * 8 < vocab_size
+    byte = tl.load(mask_bytes + row * mask_stride + eighth, mask=inside, other=255)[:, None]
+    bit = tl.arange(0, 8)[None, :]
+    forbidden = ((byte >> bit) & 1) == 0
+    columns = eighth[:, None] * 8 + bit
+    at = logits + row * logits_stride + columns
+    if ALIGNED:
+        some = tl.broadcast_to((byte != 0) & (byte != 255), [EIGHTS, 8])
+        kept = tl.load(at, mask=some, other=0.0)
+        touched = tl.broadcast_to(byte != 255, [EIGHTS, 8])
+        tl.store(at, tl.where(forbidden, float("-inf"), kept), mask=touched)
+    else:
+        tl.store(at, float("-inf"), mask=forbidden & (columns < vocab_size))
 
 
 MAX_LIGHT_ROWS = 96
@@ -348,11 +367,12 @@ class TritonOps(ReferenceOps):
         rows, vocab_size = logits.shape
         _apply_token_mask[(rows, triton.cdiv(vocab_size, 4096))](
             logits,
-            bitmask,
+            bitmask.view(torch.uint8),
             vocab_size,
-            bitmask.stride(0),
+            bitmask.stride(0) * 4,
             logits.stride(0),
-            BLOCK=4096,
+            EIGHTS=512,
+            ALIGNED=vocab_size % 8 == 0 and logits.stride(0) % 8 == 0,
             num_warps=8,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from radixrt.errors import InvalidArgument
 from radixrt.runtime.attention.planning import plan_tiles
 from radixrt.runtime.attention.tiles import (
     EVEN_PERCENT,
+    QUEUED_QUARTERS,
     TILE_COST,
     Tiles,
     _cuts,
@@ -105,11 +107,12 @@ def visible(
     batch=batches,
     window=st.sampled_from([0, 0, 7, 40]),
     group=st.booleans(),
+    queue=st.booleans(),
     parallel=st.sampled_from([1, 16, 500]),
     slots=st.sampled_from([1, 4, 16]),
 )
 def test_every_token_meets_every_key_it_may_see_exactly_once(
-    batch: Batch, window: int, group: bool, parallel: int, slots: int
+    batch: Batch, window: int, group: bool, queue: bool, parallel: int, slots: int
 ) -> None:
     plan = reference_plan(
         batch.query_start,
@@ -122,6 +125,7 @@ def test_every_token_meets_every_key_it_may_see_exactly_once(
         large_shares=max(1, parallel // 2),
         window=window,
         group=group,
+        queue=queue,
         min_run_tokens=2 * batch.page_size,
     )
     small = visible(plan.small, plan.pages, batch, window)
@@ -134,9 +138,9 @@ def test_every_token_meets_every_key_it_may_see_exactly_once(
 
 
 @settings(max_examples=100, deadline=None)
-@given(batch=batches, parallel=st.sampled_from([1, 500]))
+@given(batch=batches, parallel=st.sampled_from([1, 500]), queue=st.booleans())
 def test_partial_results_are_numbered_once_and_found_by_the_merge(
-    batch: Batch, parallel: int
+    batch: Batch, parallel: int, queue: bool
 ) -> None:
     plan = reference_plan(
         batch.query_start,
@@ -147,6 +151,7 @@ def test_partial_results_are_numbered_once_and_found_by_the_merge(
         large_slots=4,
         small_shares=parallel,
         large_shares=max(1, parallel // 2),
+        queue=queue,
         min_run_tokens=batch.page_size,
     )
     pairs = [
@@ -292,12 +297,38 @@ def test_rows_of_one_length_are_not_cut_into_unlike_pieces() -> None:
         assert (np.diff(plan.small.share_start) <= 1).all()
 
 
+@settings(max_examples=200, deadline=None)
+@given(batch=batches, shares=st.sampled_from([1, 4, 66]), window=st.sampled_from([0, 40]))
+def test_a_queue_has_its_longest_tiles_first_and_none_that_would_hold_up_its_end(
+    batch: Batch, shares: int, window: int
+) -> None:
+    plan = reference_plan(
+        batch.query_start,
+        batch.kv_lens,
+        batch.page_table,
+        batch.page_size,
+        small_slots=4,
+        large_slots=16,
+        small_shares=shares,
+        large_shares=shares,
+        window=window,
+        queue=True,
+    )
+    lengths = plan.small.kv_end - plan.small.kv_start
+    assert plan.small.share_start.tolist() == [0, len(lengths)]
+    assert (np.diff(lengths) <= 0).all()
+    unit = math.lcm(64, batch.page_size)
+    share = (lengths.sum() + (TILE_COST + batch.page_size) * len(lengths)) / shares
+    assert (lengths <= max(unit, share * QUEUED_QUARTERS / 4 + unit)).all()
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     batch=batches,
     scale=st.sampled_from([1, 1, 3]),
     window=st.sampled_from([0, 0, 7, 40]),
     group=st.booleans(),
+    queue=st.booleans(),
     shares=st.sampled_from([(1, 1), (16, 8), (66, 33), (500, 250)]),
     slots=st.sampled_from([(1, 1), (4, 4), (4, 16)]),
 )
@@ -306,6 +337,7 @@ def test_the_native_plan_is_the_references(
     scale: int,
     window: int,
     group: bool,
+    queue: bool,
     shares: tuple[int, int],
     slots: tuple[int, int],
 ) -> None:
@@ -318,6 +350,7 @@ def test_the_native_plan_is_the_references(
         "large_shares": shares[1],
         "window": window,
         "group": group,
+        "queue": queue,
         "min_run_tokens": scale * batch.page_size,
     }
     expected = reference_plan(*arguments, **options)

@@ -132,9 +132,13 @@ def test_copied_pages_are_the_references(ops: TritonOps, heads: tuple[int, int])
     assert torch.equal(pools, expected)
 
 
-def test_masked_tokens_are_minus_infinity(ops: TritonOps) -> None:
-    logits = draw(3, 70, dtype=torch.float32)
-    mask = torch.randint(-(2**31), 2**31 - 1, (3, 3), dtype=torch.int32, device=DEVICE)
+@pytest.mark.parametrize("vocab_size", [70, 72, 4128, 4200])
+def test_masked_tokens_are_minus_infinity(ops: TritonOps, vocab_size: int) -> None:
+    """Whatever the bits beyond the vocabulary are; words that allow all or nothing among them."""
+    logits = draw(3, vocab_size, dtype=torch.float32)
+    shape = (3, -(-vocab_size // 32))
+    mask = torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32, device=DEVICE)
+    mask[0, ::2], mask[1, ::3], mask[2, -1] = -1, 0, 0
     expected = logits.clone()
     REFERENCE.apply_token_mask(expected, mask)
     ops.apply_token_mask(logits, mask)
