@@ -134,11 +134,12 @@ def test_copied_pages_are_the_references(ops: TritonOps, heads: tuple[int, int])
 
 @pytest.mark.parametrize("vocab_size", [70, 72, 4128, 4200])
 def test_masked_tokens_are_minus_infinity(ops: TritonOps, vocab_size: int) -> None:
-    """Whatever the bits beyond the vocabulary are; words that allow all or nothing among them."""
-    logits = draw(3, vocab_size, dtype=torch.float32)
-    shape = (3, -(-vocab_size // 32))
+    """Whatever the bits beyond the vocabulary are; words and rows that allow all or nothing among
+    them."""
+    logits = draw(5, vocab_size, dtype=torch.float32)
+    shape = (5, -(-vocab_size // 32))
     mask = torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32, device=DEVICE)
-    mask[0, ::2], mask[1, ::3], mask[2, -1] = -1, 0, 0
+    mask[0, ::2], mask[1, ::3], mask[2, -1], mask[3], mask[4] = -1, 0, 0, -1, 0
     expected = logits.clone()
     REFERENCE.apply_token_mask(expected, mask)
     ops.apply_token_mask(logits, mask)
