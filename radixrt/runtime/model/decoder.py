@@ -217,17 +217,40 @@ class CausalLM:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the layer's output for what its attention returned, normed for what follows, and
         the residual. It may lie in the memory of the arguments."""
-        config, ops, layer = self.config, self._ops, self.layers[index]
-        eps, add_one = config.rms_norm_eps, config.norm_add_one
-        x = ops.linear(attended, layer.o_proj, layer.o_bias)
-        if layer.post_attention_norm is not None:
-            x = ops.rms_norm(x, layer.post_attention_norm, eps, add_one=add_one)
-        x, residual = ops.add_rms_norm(x, residual, layer.mlp_norm, eps, add_one=add_one)
-        inner = ops.gated_linear(x, layer.gate_up_proj, layer.gate_up_bias, config.activation)
-        x = ops.linear(inner, layer.down_proj, layer.down_bias)
-        if layer.post_mlp_norm is not None:
-            x = ops.rms_norm(x, layer.post_mlp_norm, eps, add_one=add_one)
-        return ops.add_rms_norm(x, residual, self._norms_after[index], eps, add_one=add_one)
+        layer, act = self.layers[index], self.config.activation
+        x, residual = self._add(
+            attended,
+            layer.o_proj,
+            layer.o_bias,
+            layer.post_attention_norm,
+            residual,
+            layer.mlp_norm,
+        )
+        x = self._ops.gated_linear(x, layer.gate_up_proj, layer.gate_up_bias, act)
+        return self._add(
+            x,
+            layer.down_proj,
+            layer.down_bias,
+            layer.post_mlp_norm,
+            residual,
+            self._norms_after[index],
+        )
+
+    def _add(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        post_norm: torch.Tensor | None,
+        residual: torch.Tensor,
+        norm: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the residual with the product of x added to it, behind ``norm``, and as it is."""
+        ops, eps, add_one = self._ops, self.config.rms_norm_eps, self.config.norm_add_one
+        if post_norm is None:
+            return ops.linear_add_rms_norm(x, weight, bias, residual, norm, eps, add_one=add_one)
+        x = ops.rms_norm(ops.linear(x, weight, bias), post_norm, eps, add_one=add_one)
+        return ops.add_rms_norm(x, residual, norm, eps, add_one=add_one)
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -42,6 +42,20 @@ class Ops(Protocol):
         """Return ``(rms_norm(x + residual), x + residual)``; may reuse the memory of both."""
         ...
 
+    def linear_add_rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor,
+        norm: torch.Tensor,
+        eps: float,
+        *,
+        add_one: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``add_rms_norm(linear(x, weight, bias), residual, norm, eps)``; may round once less."""
+        ...
+
     def rope(
         self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
     ) -> None:
@@ -118,6 +132,21 @@ class ComposedOps(Ops):
     ) -> torch.Tensor:
         """See ``Ops.gated_linear``."""
         return self.gated_act(self.linear(x, weight, bias), act)
+
+    def linear_add_rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor,
+        norm: torch.Tensor,
+        eps: float,
+        *,
+        add_one: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``Ops.linear_add_rms_norm``."""
+        product = self.linear(x, weight, bias)
+        return self.add_rms_norm(product, residual, norm, eps, add_one=add_one)
 
     def rope_kv_write(
         self,

@@ -210,6 +210,10 @@ MAX_LIGHT_ROWS = 96
 """Products of up to so many rows go to cuBLASLt, which torch takes for those with a bias; it
 chooses better kernels there than cuBLAS (a layer of an 8B model at 64 rows: 125 µs, not 132)."""
 
+MIN_ADDED_ROWS = 2048
+"""Products of so many rows or more add the residual themselves: with 8,192 a layer's products,
+norms and gate take 1.1 to 1.4 % less on an H200, with 512 or 1,024 the same, with 128 1 % more."""
+
 
 def _few_rows(device: torch.device) -> FewRows:
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
@@ -249,6 +253,23 @@ class TritonOps(ReferenceOps):
         if self._few_rows.serves(x, weight, gated=True):
             return self._few_rows(x, weight, bias, act)
         return super().gated_linear(x, weight, bias, act)
+
+    def linear_add_rms_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor,
+        norm: torch.Tensor,
+        eps: float,
+        *,
+        add_one: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``Ops.linear_add_rms_norm``; the sum is stored in ``residual``'s memory."""
+        if bias is None and x.shape[0] >= MIN_ADDED_ROWS:
+            residual.addmm_(x, weight.T)
+            return self.rms_norm(residual, norm, eps, add_one=add_one), residual
+        return super().linear_add_rms_norm(x, weight, bias, residual, norm, eps, add_one=add_one)
 
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, add_one: bool = False

@@ -22,7 +22,7 @@ if not torch.cuda.is_available() and np.lib.NumpyVersion(np.__version__) >= "2.4
         allow_module_level=True,
     )
 
-from radixrt.runtime.ops.triton import TritonOps
+from radixrt.runtime.ops.triton import MIN_ADDED_ROWS, TritonOps
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -78,6 +78,19 @@ def test_a_gated_product_is_the_product_then_the_gate(ops: TritonOps, rows: int,
     x, weight, bias = draw(rows, 256, seed=1), draw(512, 256, scale=0.1, seed=2), draw(512, seed=3)
     for b in (None, bias):
         assert_close(ops.gated_linear(x, weight, b, act), REFERENCE.gated_linear(x, weight, b, act))
+
+
+@pytest.mark.parametrize("rows", [5, 100, MIN_ADDED_ROWS])
+def test_a_product_added_to_the_residual_is_the_product_then_the_sum(
+    ops: TritonOps, rows: int
+) -> None:
+    x, weight, bias = draw(rows, 128, seed=1), draw(256, 128, scale=0.1, seed=2), draw(256, seed=3)
+    residual, norm = draw(rows, 256, seed=4), draw(256, seed=5)
+    for b in (None, bias) if rows < MIN_ADDED_ROWS else (None,):
+        expected = REFERENCE.linear_add_rms_norm(x, weight, b, residual, norm, 1e-5, add_one=True)
+        got = ops.linear_add_rms_norm(x, weight, b, residual.clone(), norm, 1e-5, add_one=True)
+        for result, wanted in zip(got, expected, strict=True):
+            assert_close(result, wanted)
 
 
 def test_rows_that_do_not_fit_go_to_the_library(ops: TritonOps) -> None:
