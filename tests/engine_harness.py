@@ -119,8 +119,8 @@ class Runtime:
         self.host: HostTier | None = None
         if host_pages:
             mover, memory = choose_mover(pool, host_pages)
-            memory.pages[:] = 0x7F
-            self.host = HostTier(memory.pages, page_size, mover, clock=self.clock)
+            memory[:] = 0x7F
+            self.host = HostTier(memory, page_size, mover, clock=self.clock)
             self.tiers = HiCache(
                 self.cache,
                 self.host,
