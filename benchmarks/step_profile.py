@@ -136,7 +136,7 @@ def main() -> None:
     with model_config(arguments.model, arguments.set) as config:
         # Prompts in large steps, so that all rows decode together soon.
         driver = EngineDriver(dataclasses.replace(config, mixed_step_tokens=8192))
-    gc.freeze()  # as the engine's process of a server does: a full collection takes 150 ms here
+    gc.freeze()  # as the engine's process of a server does: else a full collection stops it
     results = {}
     for seed, name in enumerate(arguments.only.split(",")):
         found = results[name] = measure(driver, CASES[name], seed)

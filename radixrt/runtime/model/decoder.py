@@ -200,7 +200,7 @@ class CausalLM:
 
     def head(self, wanted: Wanted) -> torch.Tensor:
         """Return the logits [R, vocab_size] of what ``trunk`` returned, in the model's dtype, or
-        f32 on a CPU and where they are capped."""
+        f32 on a CPU and where they are capped. May write to what it was given."""
         if not wanted.residual.shape[0]:
             dtype = torch.float32 if self.device.type == "cpu" else self.dtype
             return torch.empty((0, self.config.vocab_size), dtype=dtype, device=self.device)
